@@ -1,0 +1,124 @@
+//! The one trait that a place for locks implements. See CONTRIBUTING.md for the steps to add one.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use serde::Serialize;
+
+use crate::{
+    ask::{Ask, Claim, Grant, Holder, Mode, News, Renewal, Status, Waiting},
+    error::Result,
+    name::Name,
+};
+
+#[cfg(all(feature = "file", not(target_family = "wasm")))]
+pub(crate) mod file;
+pub(crate) mod memory;
+
+/// A place where locks live: memory, files, a server, a store.
+///
+/// A backend speaks one protocol and keeps no policy. Timeouts, retries, back-off, renewal and what follows a loss
+/// are the [`Locker`](crate::Locker)'s. The methods are for implementors: one an operation, no defaults, no sugar.
+///
+/// Every future may be dropped at any await point. Whoever drops an `acquire`, `acquire_all` or `change` half way owes
+/// the backend a `release` (or a `change` back), because the answer may be on its way.
+/// The first poll does what can be done without waiting: where the lock is free in this machine's memory or files the
+/// future is ready at once, on the caller's thread.
+#[async_trait]
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// What this backend can promise.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The URL without credentials, for messages.
+    fn url(&self) -> String;
+
+    /// Takes the lock. With [`Entry::Queue`](crate::ask::Entry) it stands in line until it is granted; `None` only for
+    /// [`Entry::Try`](crate::ask::Entry). Calls `waiting` once it stands in line and again when it hears more.
+    ///
+    /// Idempotent in the claim id: asked again after a lost answer it takes up the same place or gives the same grant.
+    async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>>;
+
+    /// Takes all of these locks or, with [`Entry::Try`](crate::ask::Entry), none. The asks come sorted by name, each name once. Backends
+    /// that have no such request take them [in turn](in_turn), which cannot deadlock because of the order.
+    async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>>;
+
+    /// Lets the claims live for their TTL more, in one request: an outcome for each, in order.
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>>;
+
+    /// After this the claims neither hold their locks nor stand in line for them, nor will they by a request that is
+    /// still under way. Idempotent; a claim that nobody knows is no error.
+    async fn release(&self, claims: &[Claim]) -> Result<()>;
+
+    /// Changes the mode of a held claim in place: to [`Mode::Shared`] (never waits), from [`Mode::Upgradable`] to
+    /// [`Mode::Exclusive`] (waits until the other shared claims are gone), or to [`Mode::Upgradable`] again, which is
+    /// also how an upgrade under way is called off.
+    async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant>;
+
+    /// Waits for news of any claim that was granted through this backend value: lost, contended, renewed along the
+    /// way. It may hold a request open for as long as a renewal can wait, and may stay pending for ever.
+    async fn hear(&self) -> Result<Vec<News>>;
+
+    /// Who holds and who stands in line, for the names that begin with `prefix`.
+    async fn inspect(&self, prefix: &str) -> Result<Vec<Status>>;
+
+    /// Frees a lock as an operator: all its claims, or the one with this fencing token. Those who held it are told
+    /// [`ForceReleased`](crate::LostReason::ForceReleased). Returns whom it was taken from.
+    async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>>;
+
+    /// A hint each time that something under the prefix may have changed since the last one; the reader looks again
+    /// with `inspect`. The stream watches from the moment the call returns, so nothing is missed in between.
+    async fn changes(&self, prefix: &str) -> Result<BoxStream<'static, Result<()>>>;
+}
+
+/// Told by a backend while a claim stands in line.
+pub type OnWaiting<'a> = &'a (dyn Fn(Waiting) + Send + Sync);
+
+/// What a backend can promise. Asking for what it cannot is an
+/// [`Unsupported`](crate::ErrorKind::Unsupported) error, before anything is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Shared claims.
+    pub shared: bool,
+    /// Permits (semaphores).
+    pub permit: bool,
+    /// `downgrade()` without a gap.
+    pub downgrade: bool,
+    /// Upgradable claims and `upgrade()`.
+    pub upgrade: bool,
+    /// Taking a lock from its holders.
+    pub steal: bool,
+    /// Freeing a lock as an operator.
+    pub force_release: bool,
+    /// The queue is first come, first served among all clients; otherwise only within a process.
+    pub fair_between_processes: bool,
+    /// A claim can be handed to another process; otherwise only within the process.
+    pub hand_on_between_processes: bool,
+    /// A name that nobody holds or waits for takes no place at all.
+    pub forgets_names: bool,
+}
+
+/// `acquire_all` for backends without a request for several: one after another, in the order given, and all given back
+/// when one cannot be had.
+pub(crate) async fn in_turn(
+    backend: &dyn Backend,
+    asks: &[Ask],
+    waiting: OnWaiting<'_>,
+) -> Result<Option<Vec<Grant>>> {
+    let mut grants = Vec::with_capacity(asks.len());
+    for ask in asks {
+        match backend.acquire(ask, waiting).await {
+            Ok(Some(grant)) => grants.push(grant),
+            outcome => {
+                let taken: Vec<Claim> = asks[..grants.len()]
+                    .iter()
+                    .map(|ask| Claim { name: ask.name.clone(), id: ask.claim_id })
+                    .collect();
+                backend.release(&taken).await?;
+                return outcome.map(|_| None);
+            }
+        }
+    }
+    Ok(Some(grants))
+}

@@ -1,0 +1,424 @@
+//! One lock in this process: who of us holds it, who of us stands in line, and what our threads do about it.
+//!
+//! Every function here runs under the mutex of the line's shard and makes only system calls that do not wait.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures_channel::oneshot;
+
+use super::{
+    dir::Directory,
+    lockfile::{LockFile, Side, identity},
+    news::Inbox,
+    record::{CLEAR_FLAGS, WAITING_AT},
+    slots::Slot,
+    take::{Obstacle, Taken, Want},
+};
+use crate::{
+    ask::{Ask, Entry, Grant, Happening, Mode, Owner, Waiting},
+    error::{Error, Result},
+    lockgate::FileKey,
+    name::{ClaimId, Name},
+    time::Moment,
+};
+
+/// What this process has to do with one lock. Forgotten when it is [idle](Line::is_idle).
+#[derive(Default)]
+pub(super) struct Line {
+    pub(super) held: Vec<Held>,
+    /// First come, first served.
+    pub(super) queue: VecDeque<Standing>,
+    /// The gate is ours: the head of our queue is the next to be served among all processes.
+    pub(super) gate: Option<Gate>,
+    /// A thread of ours stands at the gate.
+    pub(super) at_gate: bool,
+    /// Threads of ours that the kernel has queued for the lock itself, shared and exclusive.
+    pub(super) blocked: [Option<Blocked>; 2],
+    /// For which of them the head of our queue waits. The other one, or both, are abandoned: whoever they waited for
+    /// has given up. They unlock at once what they get.
+    pub(super) wants: Option<Side>,
+    /// Threads of ours that wait for something else than a lock on the main file.
+    pub(super) at_slots: bool,
+    pub(super) at_theft: bool,
+    /// Our own claims that steal.
+    pub(super) theft: Option<super::revoke::Theft>,
+}
+
+/// A granted claim.
+pub(super) struct Held {
+    pub(super) name: Name,
+    pub(super) id: ClaimId,
+    pub(super) grant: Grant,
+    pub(super) owner: Arc<Owner>,
+    pub(super) since: Moment,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) file: LockFile,
+    pub(super) slot: Option<Slot>,
+    /// The holder has heard that somebody waits.
+    pub(super) told: bool,
+    /// A claim is held until it is released, also when the backend value that it came through is gone.
+    pub(super) _directory: Arc<Directory>,
+}
+
+/// A claim in the queue.
+pub(super) struct Standing {
+    pub(super) name: Name,
+    pub(super) id: ClaimId,
+    pub(super) mode: Mode,
+    pub(super) thief: bool,
+    pub(super) owner: Arc<Owner>,
+    pub(super) since: Moment,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) tell: oneshot::Sender<Result<Grant>>,
+}
+
+/// The gate, held.
+pub(super) struct Gate {
+    _lock: LockFile,
+    /// The lock file, for the flag in it.
+    main: LockFile,
+}
+
+/// A thread in the kernel's queue.
+pub(super) struct Blocked {
+    pub(super) id: u64,
+    pub(super) file: Arc<LockFile>,
+    /// Somebody unlocked the file on the thread's behalf: if it believes that it has the lock, it looks again.
+    pub(super) doubtful: bool,
+}
+
+/// What a thread is needed for.
+pub(super) enum Job {
+    /// Stand at the gate.
+    Gate,
+    /// Let the kernel queue it for the lock.
+    Main(Side, u64, Arc<LockFile>),
+    /// Look for a free permit each time that one comes back.
+    Slots,
+    /// Wait until a theft in another process is over.
+    Theft,
+}
+
+/// What became of an acquire in its first moment.
+pub(super) enum Begun {
+    Granted(Grant),
+    Refused,
+    Waiting(oneshot::Receiver<Result<Grant>>, Waiting),
+}
+
+impl Directory {
+    /// Takes the lock if that can be done now, else stands in line for it or gives up.
+    pub(super) fn begin(self: &Arc<Self>, key: FileKey, ask: &Ask, inbox: &Arc<Inbox>) -> Result<Begun> {
+        let mut shard = self.shard(key);
+        let line = shard.entry(key).or_default();
+        let begun = self.begin_in(key, line, ask, inbox);
+        if line.is_idle() {
+            shard.remove(&key);
+        }
+        begun
+    }
+
+    fn begin_in(self: &Arc<Self>, key: FileKey, line: &mut Line, ask: &Ask, inbox: &Arc<Inbox>) -> Result<Begun> {
+        if let Some(held) = line.held.iter().find(|held| held.id == ask.claim_id) {
+            return Ok(Begun::Granted(held.grant.clone()));
+        }
+        if let Some(place) = line.queue.iter().position(|standing| standing.id == ask.claim_id) {
+            // Whoever asked before has gone, or takes the answer that is given here.
+            let (tell, answer) = oneshot::channel();
+            line.queue[place].tell = tell;
+            return Ok(Begun::Waiting(answer, self.waiting(key, line, place)));
+        }
+        let thief = ask.entry == Entry::Steal;
+        if !thief && line.queue.is_empty() && !line.conflicts(ask.mode) {
+            let want = Want { name: &ask.name, mode: ask.mode, owner: &ask.owner, my_turn: false, thief: false };
+            if let Taken::Held { file, slot, token } = self.attempt(key, line, &want)? {
+                let grant = Grant { fencing_token: token, mode: ask.mode, lease: None };
+                line.held.push(Held {
+                    name: ask.name.clone(),
+                    id: ask.claim_id,
+                    grant: grant.clone(),
+                    owner: ask.owner.clone(),
+                    since: self.rt.now(),
+                    inbox: inbox.clone(),
+                    file,
+                    slot,
+                    told: false,
+                    _directory: self.clone(),
+                });
+                self.held_one(inbox);
+                return Ok(Begun::Granted(grant));
+            }
+        }
+        if ask.entry == Entry::Try {
+            return Ok(Begun::Refused);
+        }
+        let (tell, answer) = oneshot::channel();
+        let standing = Standing {
+            name: ask.name.clone(),
+            id: ask.claim_id,
+            mode: ask.mode,
+            thief,
+            owner: ask.owner.clone(),
+            since: self.rt.now(),
+            inbox: inbox.clone(),
+            tell,
+        };
+        let place = if thief { self.steal(key, line, standing)? } else { line.stand_last(standing) };
+        line.tell_contended();
+        self.go_on(key, line);
+        if place == 0 && line.gate.is_none() && !line.at_gate && !thief && !line.queue.is_empty() {
+            // One of us holds the lock, and its release will let the next one in without a thread. But the place among
+            // the processes is taken now.
+            if let Some(job) = self.stand_at_gate(key, line)? {
+                self.start(key, line, job);
+            }
+            self.go_on(key, line);
+        }
+        let place = line.queue.iter().position(|standing| standing.id == ask.claim_id).unwrap_or(0);
+        Ok(Begun::Waiting(answer, self.waiting(key, line, place)))
+    }
+
+    /// Ends claims, held or waiting.
+    pub(super) fn end(self: &Arc<Self>, key: FileKey, id: ClaimId) {
+        let mut shard = self.shard(key);
+        let Some(line) = shard.get_mut(&key) else { return };
+        if let Some(at) = line.held.iter().position(|held| held.id == id) {
+            let held = line.held.swap_remove(at);
+            self.let_go(held);
+        } else if let Some(at) = line.queue.iter().position(|standing| standing.id == id) {
+            line.queue.remove(at);
+            if line.queue.iter().all(|standing| !standing.thief) {
+                line.theft = None;
+            }
+        }
+        if !line.queue.is_empty() || line.gate.is_some() {
+            self.go_on(key, line);
+        }
+        if line.is_idle() {
+            shard.remove(&key);
+        }
+    }
+
+    /// Gives a lock up that was held.
+    pub(super) fn let_go(&self, held: Held) {
+        // Closing unlocks: first the lock, then the permit, whose file others watch.
+        let Held { file, slot, .. } = held;
+        drop(file);
+        drop(slot);
+    }
+
+    /// Serves whoever can be served, and starts a thread where one is needed.
+    pub(super) fn go_on(self: &Arc<Self>, key: FileKey, line: &mut Line) {
+        if let Some(job) = self.pump(key, line) {
+            self.start(key, line, job);
+        }
+    }
+
+    /// Serves the head of the queue, and those behind it that can share with it, as far as that goes without waiting.
+    /// What it cannot do without waiting is the job that it returns.
+    pub(super) fn pump(self: &Arc<Self>, key: FileKey, line: &mut Line) -> Option<Job> {
+        loop {
+            let Some(head) = line.queue.front() else {
+                line.leave_gate();
+                return None;
+            };
+            let (name, owner, mode, thief) = (head.name.clone(), head.owner.clone(), head.mode, head.thief);
+            let my_turn = line.gate.is_some() || thief;
+            if !my_turn && line.at_gate {
+                return None;
+            }
+            if line.conflicts(mode) {
+                // The end of what we hold comes by here. Until then others are kept out by what we hold if that is
+                // exclusive; if it is shared, they must see that somebody waits.
+                line.wants = None;
+                let exclusive = line.held.iter().any(|held| held.grant.mode == Mode::Exclusive);
+                if my_turn || exclusive {
+                    return None;
+                }
+            } else {
+                let want = Want { name: &name, mode, owner: &owner, my_turn, thief };
+                match self.attempt(key, line, &want) {
+                    Err(error) => {
+                        line.fail_head(error);
+                        continue;
+                    }
+                    Ok(Taken::Held { file, slot, token }) => {
+                        self.serve(line, file, slot, token);
+                        continue;
+                    }
+                    Ok(Taken::Busy(obstacle)) if my_turn => match self.wait_for(key, line, obstacle) {
+                        Ok(job) => return job,
+                        Err(error) => {
+                            line.fail_head(error);
+                            continue;
+                        }
+                    },
+                    Ok(Taken::Busy(_)) => {}
+                }
+            }
+            match self.stand_at_gate(key, line) {
+                Ok(None) => {}
+                Ok(job) => return job,
+                Err(error) => line.fail_head(error),
+            }
+        }
+    }
+
+    /// Hands what was taken to the head of the queue.
+    pub(super) fn serve(self: &Arc<Self>, line: &mut Line, file: LockFile, slot: Option<Slot>, token: u64) {
+        let Some(head) = line.queue.pop_front() else { return };
+        line.wants = None;
+        if head.thief {
+            line.theft = None;
+        }
+        let grant = Grant { fencing_token: token, mode: head.mode, lease: None };
+        self.held_one(&head.inbox);
+        line.held.push(Held {
+            name: head.name,
+            id: head.id,
+            grant: grant.clone(),
+            owner: head.owner,
+            since: self.rt.now(),
+            inbox: head.inbox,
+            file,
+            slot,
+            told: false,
+            _directory: self.clone(),
+        });
+        // Those that can share with it come in by the same turn; for others the gate is opened.
+        if !line.queue.front().is_some_and(|next| !line.conflicts(next.mode)) {
+            line.leave_gate();
+        }
+        if !line.queue.is_empty() {
+            line.tell_contended();
+        }
+        // Whoever asked may be gone: it owes a release.
+        let _ = head.tell.send(Ok(grant));
+    }
+
+    /// One attempt. Where it fails and a thread that nobody wants any more is in the kernel's queue, that thread may
+    /// have got the lock just now: then it is taken from it.
+    fn attempt(&self, key: FileKey, line: &mut Line, want: &Want<'_>) -> Result<Taken> {
+        let taken = self.take(key, want)?;
+        if !matches!(taken, Taken::Busy(Obstacle::Lock(_))) || line.blocked.iter().all(Option::is_none) {
+            return Ok(taken);
+        }
+        for side in [Side::Shared, Side::Exclusive] {
+            if line.wants != Some(side)
+                && let Some(blocked) = &mut line.blocked[side as usize]
+            {
+                blocked.file.unlock();
+                blocked.doubtful = true;
+            }
+        }
+        self.take(key, want)
+    }
+
+    /// Takes the gate, or says that a thread must stand there.
+    fn stand_at_gate(&self, key: FileKey, line: &mut Line) -> Result<Option<Job>> {
+        if let Some(lock) = self.try_gate(key)? {
+            self.gate_is_ours(key, line, lock)?;
+            return Ok(None);
+        }
+        line.at_gate = true;
+        Ok(Some(Job::Gate))
+    }
+
+    pub(super) fn gate_is_ours(&self, key: FileKey, line: &mut Line, lock: LockFile) -> Result<()> {
+        let main = self.open_main(&self.main_path(key))?;
+        // A flag that cannot be written costs order, no more; what is wrong with the disk is said when the lock is taken.
+        let mut start = [0; CLEAR_FLAGS.len()];
+        let read = main.read_at(&mut start, 0).unwrap_or(0);
+        if super::record::Head::parse(&start[..read]).has_flags {
+            let _ = main.write_at(b"1", WAITING_AT);
+        } else {
+            start = *CLEAR_FLAGS;
+            start[WAITING_AT as usize] = b'1';
+            let _ = main.write_at(&start, 0);
+        }
+        self.announce(key, line, &lock);
+        line.gate = Some(Gate { _lock: lock, main });
+        Ok(())
+    }
+
+    /// What to do until the obstacle is gone: nothing where a thread is at it already.
+    fn wait_for(&self, key: FileKey, line: &mut Line, obstacle: Obstacle) -> Result<Option<Job>> {
+        line.wants = None;
+        match obstacle {
+            Obstacle::Lock(side) => {
+                line.wants = Some(side);
+                let path = self.main_path(key);
+                let blocked = &mut line.blocked[side as usize];
+                if let Some(blocked) = blocked
+                    && blocked.file.stat().ok().map(|stat| stat.identity) == identity(&path).ok().flatten()
+                {
+                    return Ok(None);
+                }
+                let file = Arc::new(self.open_main(&path)?);
+                let id = self.fresh_id();
+                *blocked = Some(Blocked { id, file: file.clone(), doubtful: false });
+                Ok(Some(Job::Main(side, id, file)))
+            }
+            Obstacle::Slot => Ok((!std::mem::replace(&mut line.at_slots, true)).then_some(Job::Slots)),
+            Obstacle::Queue => Ok((!std::mem::replace(&mut line.at_theft, true)).then_some(Job::Theft)),
+        }
+    }
+
+    fn held_one(self: &Arc<Self>, inbox: &Inbox) {
+        if inbox.is_listening() {
+            self.watch_held();
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn is_idle(&self) -> bool {
+        self.held.is_empty()
+            && self.queue.is_empty()
+            && self.gate.is_none()
+            && !(self.at_gate || self.at_slots || self.at_theft)
+            && self.blocked.iter().all(Option::is_none)
+    }
+
+    /// Whether what this process holds itself stands in the way. Permits are counted in the slots, not here.
+    pub(super) fn conflicts(&self, mode: Mode) -> bool {
+        self.held.iter().any(|held| {
+            !matches!(
+                (held.grant.mode, mode),
+                (Mode::Shared, Mode::Shared) | (Mode::Permit(_), Mode::Permit(_))
+            )
+        })
+    }
+
+    fn stand_last(&mut self, standing: Standing) -> usize {
+        self.queue.push_back(standing);
+        self.queue.len() - 1
+    }
+
+    /// Lets the next process have its turn.
+    pub(super) fn leave_gate(&mut self) {
+        self.wants = None;
+        if let Some(gate) = self.gate.take() {
+            let _ = gate.main.write_at(b"0", WAITING_AT);
+        }
+    }
+
+    pub(super) fn fail_head(&mut self, error: Error) {
+        if let Some(head) = self.queue.pop_front() {
+            if head.thief {
+                self.theft = None;
+            }
+            let _ = head.tell.send(Err(error));
+        }
+        self.wants = None;
+    }
+
+    pub(super) fn tell_contended(&mut self) {
+        for held in &mut self.held {
+            if !held.told {
+                held.told = true;
+                held.inbox.push(&held.name, held.id, Happening::Contended);
+            }
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! A file that is locked: opened so that nothing surprising is behind its name, locked with flock(2), and closed in a
+//! child of `fork`.
+
+use std::{
+    fs::{File, TryLockError},
+    io::{Error, ErrorKind, Result},
+    path::Path,
+};
+
+/// How a file is locked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    /// Together with others.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Which file a path leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// What a file is like at the moment.
+pub(super) struct Stat {
+    pub(super) identity: Identity,
+    pub(super) is_file: bool,
+    pub(super) size: u64,
+}
+
+/// An open file description of our own; closing it gives up the lock on it.
+#[derive(Debug)]
+pub(super) struct LockFile(File);
+
+impl LockFile {
+    /// Opens the file, and makes it where it is missing. Says nothing yet about whether it is a plain file: that is in
+    /// its [`stat`](Self::stat), which everybody looks at anyway.
+    pub(super) fn open(path: &Path, mode: u32) -> Result<Self> {
+        let file = sys::open(path, mode)?;
+        fork::opened(&file);
+        Ok(Self(file))
+    }
+
+    /// Locks the file if that can be done without waiting.
+    pub(super) fn try_lock(&self, side: Side) -> Result<bool> {
+        loop {
+            let locked = match side {
+                Side::Shared => self.0.try_lock_shared(),
+                Side::Exclusive => self.0.try_lock(),
+            };
+            match locked {
+                Ok(()) => return Ok(true),
+                Err(TryLockError::WouldBlock) => return Ok(false),
+                Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Interrupted => {}
+                Err(TryLockError::Error(e)) => return Err(e),
+            }
+        }
+    }
+
+    /// Locks the file; the kernel queues the calling thread.
+    pub(super) fn lock(&self, side: Side) -> Result<()> {
+        loop {
+            let locked = match side {
+                Side::Shared => self.0.lock_shared(),
+                Side::Exclusive => self.0.lock(),
+            };
+            match locked {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                locked => return locked,
+            }
+        }
+    }
+
+    /// Gives the lock up.
+    pub(super) fn unlock(&self) {
+        // It fails only for a descriptor that is none.
+        let _ = self.0.unlock();
+    }
+
+    pub(super) fn stat(&self) -> Result<Stat> {
+        sys::stat(&self.0)
+    }
+
+    /// Reads from `offset` on until the buffer is full or the file ends.
+    pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match sys::read_at(&self.0, &mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(filled)
+    }
+
+    pub(super) fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> Result<()> {
+        while !bytes.is_empty() {
+            match sys::write_at(&self.0, bytes, offset) {
+                Ok(0) => return Err(Error::from(ErrorKind::WriteZero)),
+                Ok(n) => {
+                    bytes = &bytes[n..];
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn truncate(&self, size: u64) -> Result<()> {
+        self.0.set_len(size)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for LockFile {
+    /// Unlocks first: a child between `fork` and `exec` may have a copy, and closing ours alone would then not free the
+    /// lock.
+    fn drop(&mut self) {
+        self.unlock();
+        fork::closing(&self.0);
+    }
+}
+
+/// The file behind a path, without following a symbolic link; `None` where there is none.
+pub(super) fn identity(path: &Path) -> Result<Option<Identity>> {
+    match sys::identity(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// Opens a file to look at it: no lock, nothing made, nothing written.
+pub(super) fn open_to_read(path: &Path) -> Result<File> {
+    sys::open_to_read(path)
+}
+
+/// Reads a file that may be of any length and content, up to `limit` bytes.
+pub(super) fn read_head(file: &File, limit: usize) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    Read::take(file, limit as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(unix)]
+mod sys {
+    use std::{
+        fs::File,
+        io::{ErrorKind, Result},
+        os::unix::fs::FileExt,
+        path::Path,
+    };
+
+    #[cfg(target_os = "linux")]
+    use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
+    use rustix::fs::{FileType, Mode, OFlags, fchmod, open as open_at};
+    #[cfg(not(target_os = "linux"))]
+    use rustix::fs::{fstat, lstat};
+
+    use super::{Identity, Stat};
+
+    /// `O_NONBLOCK`, so that a fifo or a device that somebody put there cannot hang us.
+    const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+    pub(super) fn open(path: &Path, mode: u32) -> Result<File> {
+        // Twice only if somebody makes and removes the file in between, again and again.
+        for _ in 0..100 {
+            // First without O_CREAT: one call as a rule, and `fs.protected_regular` does not stand in the way of a
+            // file that another user made in a shared directory.
+            match open_at(path, OFlags::RDWR | SAFE, Mode::empty()) {
+                Err(rustix::io::Errno::NOENT) => {}
+                opened => return Ok(opened?.into()),
+            }
+            let mode = Mode::from_bits_truncate(mode as _);
+            match open_at(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | SAFE, mode) {
+                Err(rustix::io::Errno::EXIST) => {}
+                opened => {
+                    let file: File = opened?.into();
+                    if mode.intersects(Mode::RWXG | Mode::RWXO) {
+                        // Shared with others, whatever the umask says.
+                        fchmod(&file, mode)?;
+                    }
+                    return Ok(file);
+                }
+            }
+        }
+        Err(ErrorKind::NotFound.into())
+    }
+
+    pub(super) fn open_to_read(path: &Path) -> Result<File> {
+        Ok(open_at(path, OFlags::RDONLY | SAFE, Mode::empty())?.into())
+    }
+
+    /// As `stat`, but does not ask for times: a file whose times were asked for gets a fresh one with its next write,
+    /// which on ext4 costs as much as the write.
+    #[cfg(target_os = "linux")]
+    pub(super) fn stat(file: &File) -> Result<Stat> {
+        let stat = statx(file, c"", AtFlags::EMPTY_PATH, TIMELESS)?;
+        Ok(Stat {
+            identity: identity_of(&stat),
+            is_file: FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile,
+            size: stat.stx_size,
+        })
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn identity(path: &Path) -> Result<Identity> {
+        Ok(identity_of(&statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, TIMELESS)?))
+    }
+
+    #[cfg(target_os = "linux")]
+    const TIMELESS: StatxFlags = StatxFlags::INO.union(StatxFlags::TYPE).union(StatxFlags::SIZE);
+
+    #[cfg(target_os = "linux")]
+    fn identity_of(stat: &Statx) -> Identity {
+        let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+        Identity { device, inode: stat.stx_ino }
+    }
+
+    // The fields have other widths on other systems.
+    #[cfg(not(target_os = "linux"))]
+    #[allow(clippy::unnecessary_cast, clippy::cast_lossless, trivial_numeric_casts)]
+    pub(super) fn stat(file: &File) -> Result<Stat> {
+        let stat = fstat(file)?;
+        Ok(Stat {
+            identity: Identity { device: stat.st_dev as u64, inode: stat.st_ino as u64 },
+            is_file: FileType::from_raw_mode(stat.st_mode as _) == FileType::RegularFile,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    #[allow(clippy::unnecessary_cast, clippy::cast_lossless, trivial_numeric_casts)]
+    pub(super) fn identity(path: &Path) -> Result<Identity> {
+        let stat = lstat(path)?;
+        Ok(Identity { device: stat.st_dev as u64, inode: stat.st_ino as u64 })
+    }
+
+    pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        file.read_at(buffer, offset)
+    }
+
+    pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<usize> {
+        file.write_at(bytes, offset)
+    }
+}
+
+/// Best effort: no inode numbers to compare (Windows does not let an open file be replaced), and while a file is locked
+/// exclusively no other process can read its record.
+#[cfg(not(unix))]
+mod sys {
+    use std::{
+        fs::{File, OpenOptions, symlink_metadata},
+        io::Result,
+        path::Path,
+    };
+
+    use super::{Identity, Stat};
+
+    const SAME: Identity = Identity { device: 0, inode: 0 };
+
+    pub(super) fn open(path: &Path, _mode: u32) -> Result<File> {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    }
+
+    pub(super) fn open_to_read(path: &Path) -> Result<File> {
+        File::open(path)
+    }
+
+    pub(super) fn stat(file: &File) -> Result<Stat> {
+        let metadata = file.metadata()?;
+        Ok(Stat { identity: SAME, is_file: metadata.is_file(), size: metadata.len() })
+    }
+
+    pub(super) fn identity(path: &Path) -> Result<Identity> {
+        symlink_metadata(path).map(|_| SAME)
+    }
+
+    #[cfg(windows)]
+    pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+    }
+
+    #[cfg(windows)]
+    pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> Result<usize> {
+        std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
+    }
+}
+
+/// A child of `fork` closes its copies of our descriptors at once, before it runs anything else: a lock belongs to the
+/// open file description, so a copy in a child that lives on would keep the lock of a parent that was killed. It never
+/// unlocks: that would take the lock from the parent (rule R21).
+#[cfg(unix)]
+pub(super) mod fork {
+    use std::{
+        os::fd::{AsRawFd, RawFd},
+        ptr,
+        sync::{
+            OnceLock,
+            atomic::{AtomicPtr, AtomicU64, Ordering},
+        },
+    };
+
+    /// A bit for each descriptor number, in pages made when they are first needed. The handler runs in a child of a
+    /// process with threads, where no lock may be taken and nothing allocated: atomics only. Descriptors beyond the
+    /// last page are not closed in children; a process that has a million of them open is on its own.
+    type Page = [AtomicU64; WORDS];
+    const WORDS: usize = 64;
+    const BITS: usize = WORDS * 64;
+    static PAGES: [AtomicPtr<Page>; 256] = [const { AtomicPtr::new(ptr::null_mut()) }; 256];
+
+    pub(in super::super) fn opened(file: &impl AsRawFd) {
+        static REGISTERED: OnceLock<()> = OnceLock::new();
+        REGISTERED.get_or_init(|| {
+            // SAFETY: the handler touches atomics and calls close(2), all of which is allowed there.
+            unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        });
+        if let Some((word, bit)) = word_of(file.as_raw_fd(), true) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// To be called before the descriptor is closed: afterwards its number may be another file's.
+    pub(in super::super) fn closing(file: &impl AsRawFd) {
+        if let Some((word, bit)) = word_of(file.as_raw_fd(), false) {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    fn word_of(fd: RawFd, make: bool) -> Option<(&'static AtomicU64, u64)> {
+        let fd = usize::try_from(fd).ok()?;
+        let slot = PAGES.get(fd / BITS)?;
+        let mut page = slot.load(Ordering::Acquire);
+        if page.is_null() {
+            if !make {
+                return None;
+            }
+            let fresh = Box::into_raw(Box::new([const { AtomicU64::new(0) }; WORDS]));
+            match slot.compare_exchange(page, fresh, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => page = fresh,
+                Err(winner) => {
+                    // SAFETY: `fresh` came from Box::into_raw above and nobody else has seen it.
+                    drop(unsafe { Box::from_raw(fresh) });
+                    page = winner;
+                }
+            }
+        }
+        // SAFETY: a pointer in PAGES comes from Box::into_raw and is never freed.
+        let page: &'static Page = unsafe { &*page };
+        Some((&page[fd % BITS / 64], 1 << (fd % 64)))
+    }
+
+    extern "C" fn in_child() {
+        for (high, slot) in PAGES.iter().enumerate() {
+            // SAFETY: as above.
+            let Some(page) = (unsafe { slot.load(Ordering::Acquire).as_ref() }) else { continue };
+            for (middle, word) in page.iter().enumerate() {
+                let mut bits = word.swap(0, Ordering::Relaxed);
+                while bits != 0 {
+                    let fd = high * BITS + middle * 64 + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    // SAFETY: the descriptor is ours. What owns it in this process belongs to the parent's directory
+                    // tables, which a child never touches or drops, so nobody closes the number again.
+                    unsafe { libc::close(fd as libc::c_int) };
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(unix))]
+pub(super) mod fork {
+    pub(in super::super) fn opened<T>(_file: &T) {}
+    pub(in super::super) fn closing<T>(_file: &T) {}
+}

@@ -1,0 +1,154 @@
+//! The threads that wait in the kernel for a line of this process: at most one at the gate and one for each way to lock.
+
+use std::sync::Arc;
+
+use super::{
+    dir::Directory,
+    line::Job,
+    lockfile::{LockFile, Side},
+    take::{Taken, Want},
+    trouble::trouble,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    lockgate::FileKey,
+    rt,
+};
+
+use super::line::Line;
+
+impl Directory {
+    /// Starts a thread for the job. Where the system has none to give, those who wait are told.
+    pub(super) fn start(self: &Arc<Self>, key: FileKey, line: &mut Line, job: Job) {
+        let directory = self.clone();
+        let undo = match &job {
+            Job::Main(side, ..) => Some(*side),
+            _ => None,
+        };
+        let (gate, slots, theft) =
+            (matches!(job, Job::Gate), matches!(job, Job::Slots), matches!(job, Job::Theft));
+        if let Err(error) = rt::thread("windlass-wait", move || directory.work(key, job)) {
+            if let Some(side) = undo {
+                line.blocked[side as usize] = None;
+            }
+            line.at_gate &= !gate;
+            line.at_slots &= !slots;
+            line.at_theft &= !theft;
+            let error = Error::new(
+                ErrorKind::Unavailable,
+                format!("cannot start a thread to wait for the lock: {error}; raise the limit on threads (ulimit -u)"),
+            )
+            .with_source(error);
+            while !line.queue.is_empty() {
+                line.fail_head(error.clone());
+            }
+            line.leave_gate();
+        }
+    }
+
+    /// The life of a thread: its job, and what that leads to.
+    fn work(self: Arc<Self>, key: FileKey, mut job: Job) {
+        loop {
+            let next = match job {
+                Job::Gate => self.work_at_gate(key),
+                Job::Main(side, id, file) => self.work_at_main(key, side, id, file),
+                Job::Slots => self.work_at_slots(key),
+                Job::Theft => self.work_at_theft(key),
+            };
+            match next {
+                Some(next) => job = next,
+                None => return,
+            }
+        }
+    }
+
+    fn work_at_gate(self: &Arc<Self>, key: FileKey) -> Option<Job> {
+        let gate = self.wait_at_gate(key);
+        self.with_line(key, |line| {
+            line.at_gate = false;
+            let ours = match gate {
+                _ if line.queue.is_empty() => Ok(()),
+                Ok(gate) => self.gate_is_ours(key, line, gate),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ours {
+                line.fail_head(error);
+            }
+            self.pump(key, line)
+        })
+    }
+
+    fn wait_at_gate(&self, key: FileKey) -> Result<LockFile> {
+        let path = self.side_path(key, "queue");
+        loop {
+            let gate = self.open_side(&path)?;
+            gate.lock(Side::Exclusive).map_err(|e| trouble("lock", &path, e))?;
+            if self.is_current(&gate, &path)? {
+                return Ok(gate);
+            }
+        }
+    }
+
+    fn work_at_main(self: &Arc<Self>, key: FileKey, side: Side, id: u64, file: Arc<LockFile>) -> Option<Job> {
+        let locked = file.lock(side);
+        self.with_line(key, |line| {
+            let wanted = line.wants == Some(side) && !line.queue.is_empty();
+            let blocked = &mut line.blocked[side as usize];
+            // Another thread may have taken the place, because the file was replaced.
+            let mine = blocked.as_ref().is_some_and(|blocked| blocked.id == id);
+            let doubtful = mine && blocked.as_ref().is_some_and(|blocked| blocked.doubtful);
+            if mine && wanted && doubtful && locked.is_ok() {
+                // flock(2) on what one has locked already changes nothing.
+                if let Some(blocked) = blocked {
+                    blocked.doubtful = false;
+                }
+                if !file.try_lock(side).unwrap_or(false) {
+                    return Some(Job::Main(side, id, file));
+                }
+            }
+            if mine {
+                *blocked = None;
+            }
+            if mine && wanted {
+                line.wants = None;
+                if let Err(error) = locked
+                    .map_err(|e| trouble("lock", &self.main_path(key), e))
+                    .and_then(|()| self.hand_over(key, line, side, file))
+                {
+                    line.fail_head(error);
+                }
+            } else {
+                drop(file);
+            }
+            self.pump(key, line)
+        })
+    }
+
+    /// The kernel has given us the lock that the head of the queue waits for.
+    fn hand_over(self: &Arc<Self>, key: FileKey, line: &mut Line, side: Side, file: Arc<LockFile>) -> Result<()> {
+        let (Some(head), Some(file)) = (line.queue.front(), Arc::into_inner(file)) else { return Ok(()) };
+        let want = Want {
+            name: &head.name,
+            mode: head.mode,
+            owner: &head.owner,
+            my_turn: line.gate.is_some(),
+            thief: head.thief,
+        };
+        // Otherwise the file was replaced or something else stands in the way: the pump sees what.
+        if let Some(Taken::Held { file, slot, token }) = self.take_locked(key, file, side, &want)? {
+            self.serve(line, file, slot, token);
+        }
+        Ok(())
+    }
+
+    /// Runs `code` on the line, and forgets the line if there is nothing to it any more.
+    pub(super) fn with_line<T>(&self, key: FileKey, code: impl FnOnce(&mut Line) -> T) -> T {
+        let mut shard = self.shard(key);
+        let line = shard.entry(key).or_default();
+        let result = code(line);
+        if line.is_idle() {
+            shard.remove(&key);
+        }
+        result
+    }
+}

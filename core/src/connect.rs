@@ -1,0 +1,296 @@
+//! From a URL to a locker. A new backend is one arm here.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::{
+    backend::Backend,
+    error::{Error, ErrorKind, Result},
+    locker::{Locker, Parts},
+    options::{DEFAULT_TTL, check_metadata, check_ttl},
+    rt::Runtime,
+};
+
+/// Connects to where locks live.
+///
+/// | URL | where |
+/// | --- | --- |
+/// | `memory:` or `memory:NAME` | the memory of this process |
+/// | `file:///DIR` | files of this machine; `?names=murmur3` for lockgate's old file names |
+///
+/// Every URL takes `?ttl=15s` (or `1500ms`, `2m`) and `?owner=TEXT`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+/// let locker = windlass::connect("memory:").await?;
+/// # let _ = locker; Ok(()) }
+/// ```
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] for a URL or an option that is not known, with those that are; what the backend says.
+#[cfg(any(feature = "native", target_family = "wasm"))]
+pub async fn connect(url: &str) -> Result<Locker> {
+    ConnectOptions::new().connect(url).await
+}
+
+/// Where locks live if nobody says: `$WINDLASS_URL`, else files of this user on this machine.
+///
+/// # Errors
+/// [`ErrorKind::Denied`] when the directory of this user is not safe to use.
+#[cfg(all(feature = "file", not(target_family = "wasm")))]
+pub fn default_url() -> Result<String> {
+    if let Some(url) = std::env::var("WINDLASS_URL").ok().filter(|url| !url.is_empty()) {
+        return Ok(url);
+    }
+    let directory = crate::backend::file::default_dir()?;
+    Ok(format!("file://{}", percent_encode(&directory.to_string_lossy())))
+}
+
+/// What applies to all locks of a locker.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    ttl: Option<Duration>,
+    owner: Option<String>,
+    metadata: BTreeMap<String, String>,
+    rt: Option<Arc<dyn Runtime>>,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ConnectOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self { ttl: None, owner: None, metadata: BTreeMap::new(), rt: None }
+    }
+
+    /// How long a granted claim lives without renewal: 1 s to 1 h, 10 s unless told otherwise here or in the URL.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Who asks, for people to see: `user@host:pid` unless told otherwise.
+    #[must_use]
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.owner = Some(owner.into());
+        self
+    }
+
+    /// Something more about the program for people to see; 2 KiB in all at the most.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Clocks, timers and tasks of one's own: for tests in virtual time, and for hosts of an unusual kind.
+    #[must_use]
+    pub fn runtime(mut self, rt: Arc<dyn Runtime>) -> Self {
+        self.rt = Some(rt);
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// As for [`connect`](crate::connect).
+    pub async fn connect(self, url: &str) -> Result<Locker> {
+        let rt = match self.rt {
+            Some(rt) => rt,
+            None => this_host()?,
+        };
+        let mut address = Address::parse(url)?;
+        let ttl = match (self.ttl, address.option("ttl")) {
+            (Some(ttl), _) => ttl,
+            (None, Some(text)) => parse_duration(&text).ok_or_else(|| {
+                invalid(&format!("ttl={text} is no duration: write it as 15s, 1500ms or 2m"))
+            })?,
+            (None, None) => DEFAULT_TTL,
+        };
+        check_ttl(ttl)?;
+        check_metadata(&self.metadata)?;
+        let owner = self.owner.or(address.option("owner"));
+        let open = opener(address, rt.clone())?;
+        let locker = Locker::new(Parts { rt, open, ttl, owner, metadata: self.metadata });
+        // Opens the backend now, so that what is wrong with it is said here.
+        locker.session()?;
+        Ok(locker)
+    }
+}
+
+/// Opens the bare backend of a URL, without a locker's policy over it: for servers, and for the tests of backends.
+///
+/// # Errors
+/// As for [`connect`](crate::connect); `ttl` and `owner` are a locker's and not known here.
+pub fn open_backend(url: &str, rt: Arc<dyn Runtime>) -> Result<Arc<dyn Backend>> {
+    opener(Address::parse(url)?, rt)?()
+}
+
+type Open = Box<dyn Fn() -> Result<Arc<dyn Backend>> + Send + Sync>;
+
+/// How to open the backend of a scheme, now and again in a child of `fork`.
+fn opener(address: Address, rt: Arc<dyn Runtime>) -> Result<Open> {
+    match address.scheme.as_str() {
+        "memory" => {
+            address.no_more_options(&[])?;
+            Ok(Box::new(move || {
+                Ok(Arc::new(crate::backend::memory::Memory::named(&address.rest, rt.clone())))
+            }))
+        }
+        #[cfg(all(feature = "file", not(target_family = "wasm")))]
+        "file" => {
+            use crate::backend::file::{FileBackend, Naming};
+            let mut address = address;
+            let naming = match address.option("names").as_deref() {
+                None | Some("sha256") => Naming::Sha256,
+                Some("murmur3") => Naming::Murmur3,
+                Some(other) => {
+                    return Err(invalid(&format!("names={other} is not known: sha256 or murmur3")));
+                }
+            };
+            address.no_more_options(&["names"])?;
+            let directory = address.path()?;
+            Ok(Box::new(move || Ok(Arc::new(FileBackend::open(&directory, naming, rt.clone())?))))
+        }
+        other => {
+            Err(invalid(&format!("\"{other}:\" is not a known place for locks: use {}", SCHEMES.join(", "))))
+        }
+    }
+}
+
+/// The schemes that this build knows.
+const SCHEMES: &[&str] = &[
+    "memory:",
+    #[cfg(all(feature = "file", not(target_family = "wasm")))]
+    "file:///DIR",
+];
+
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+fn this_host() -> Result<Arc<dyn Runtime>> {
+    Ok(Arc::new(crate::rt::Native))
+}
+
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+fn this_host() -> Result<Arc<dyn Runtime>> {
+    Ok(Arc::new(crate::rt::Web))
+}
+
+#[cfg(not(any(
+    all(feature = "native", not(target_family = "wasm")),
+    all(target_family = "wasm", target_os = "unknown")
+)))]
+fn this_host() -> Result<Arc<dyn Runtime>> {
+    Err(invalid(
+        "this build has no runtime of its own: enable the feature `native`, or give one with `runtime`",
+    ))
+}
+
+/// A URL in parts: `scheme:rest?options`.
+#[derive(Debug)]
+struct Address {
+    scheme: String,
+    rest: String,
+    options: BTreeMap<String, String>,
+}
+
+impl Address {
+    fn parse(url: &str) -> Result<Self> {
+        let Some((scheme, rest)) = url.split_once(':') else {
+            return Err(invalid(&format!(
+                "\"{}\" is not a URL: use {}",
+                url.chars().take(40).collect::<String>().escape_debug(),
+                SCHEMES.join(", ")
+            )));
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut options = BTreeMap::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            options.insert(percent_decode(key)?, percent_decode(value)?);
+        }
+        Ok(Self { scheme: scheme.to_ascii_lowercase(), rest: rest.to_owned(), options })
+    }
+
+    fn option(&mut self, key: &str) -> Option<String> {
+        self.options.remove(key)
+    }
+
+    fn no_more_options(&self, known: &[&str]) -> Result<()> {
+        let Some(unknown) = self.options.keys().next() else { return Ok(()) };
+        let known: Vec<&str> = ["ttl", "owner"].iter().chain(known).copied().collect();
+        Err(invalid(&format!(
+            "the option \"{unknown}\" is not known: {}: takes {}",
+            self.scheme,
+            known.join(", ")
+        )))
+    }
+
+    /// The path of a `file:` URL: `file:///abs`, `file:/abs` or `file:relative`.
+    #[cfg(all(feature = "file", not(target_family = "wasm")))]
+    fn path(&self) -> Result<std::path::PathBuf> {
+        let path = match self.rest.strip_prefix("//") {
+            Some(local) if local.starts_with('/') => local,
+            Some(local) if local.starts_with("localhost/") => &local["localhost".len()..],
+            Some(host) => {
+                let host = host.split('/').next().unwrap_or_default();
+                return Err(invalid(&format!(
+                    "file: URLs are of this machine, not of \"{host}\": write file:///DIR with three slashes"
+                )));
+            }
+            None => &self.rest,
+        };
+        if path.is_empty() {
+            return Err(invalid("the directory is missing: write file:///DIR"));
+        }
+        Ok(percent_decode(path)?.into())
+    }
+}
+
+/// `15s`, `1500ms`, `2m`, `1h`, or plain seconds.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let number: f64 = text[..unit_at].parse().ok()?;
+    let seconds = match &text[unit_at..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number * seconds).ok()
+}
+
+fn percent_decode(text: &str) -> Result<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte == b'%' {
+            let hex = rest.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+            let Some(byte) = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) else {
+                return Err(invalid(
+                    "a % in a URL is followed by two hexadecimal digits; write %25 for the sign itself",
+                ));
+            };
+            bytes.push(byte);
+            rest = &rest[2..];
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| invalid("the URL does not decode to UTF-8"))
+}
+
+/// A path for a URL: `%` and `?` would be read as something else.
+#[cfg(all(feature = "file", not(target_family = "wasm")))]
+fn percent_encode(path: &str) -> String {
+    path.replace('%', "%25").replace('?', "%3F")
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, message)
+}

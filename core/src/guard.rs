@@ -1,0 +1,283 @@
+//! A held lock as a value of the program.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    ask::{Grant, Mode},
+    error::{Error, ErrorKind, LostReason, Result},
+    held::{End, Held},
+    name::Name,
+    options::unsupported,
+    session::{Session, lost},
+    ticket::Ticket,
+    within::within,
+};
+
+/// A held lock. Dropping it releases the lock in the background; [`release`](Self::release) waits until that is done
+/// and says whether the lock was held to the end.
+///
+/// Ownership belongs to this value and not to a thread or task: it can be sent anywhere. In a child of `fork` it holds
+/// nothing, and dropping it there releases nothing.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+/// let locker = windlass::connect("memory:guard-docs").await?;
+/// let guard = locker.lock("deploy").await?;
+/// guard.check()?; // before each step that must not happen without the lock
+/// assert!(guard.fencing_token() > 0); // for the resource, which refuses a smaller one than it has seen
+/// guard.release().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "dropping a guard releases its lock at once"]
+pub struct Guard {
+    session: Arc<Session>,
+    held: Arc<Held>,
+}
+
+impl Guard {
+    pub(crate) fn new(session: Arc<Session>, held: Arc<Held>) -> Self {
+        Self { session, held }
+    }
+
+    /// Which lock.
+    pub fn name(&self) -> &Name {
+        &self.held.claim.name
+    }
+
+    /// Greater than that of every earlier grant of this lock that it conflicts with. Send it with each side effect: a
+    /// resource that refuses a smaller token than the largest it has seen is never written by an old holder. It can
+    /// grow by [`upgrade`](Self::upgrade). In a child of `fork`: 0.
+    pub fn fencing_token(&self) -> u64 {
+        if self.session.is_ours() { self.held.fencing_token() } else { 0 }
+    }
+
+    /// How the lock is shared.
+    pub fn mode(&self) -> Mode {
+        if self.session.is_ours() { self.held.mode() } else { Mode::Exclusive }
+    }
+
+    /// For how long the lock has been held.
+    pub fn held_for(&self) -> Duration {
+        self.session.rt.now().since(self.held.since)
+    }
+
+    /// Whether the lock is certainly held: answered from the clock, without I/O, at every call. It is `false` no later
+    /// than another can be granted the lock, whatever became of network, timers and runtime.
+    pub fn is_held(&self) -> bool {
+        self.end().is_none()
+    }
+
+    /// `Ok` while the lock is certainly held.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lost`] from the moment on at which another may hold it, [`ErrorKind::Closed`] in a child of `fork`.
+    pub fn check(&self) -> Result<()> {
+        match self.end() {
+            None => Ok(()),
+            Some(Ended::Lost(reason)) => Err(self.session.explain(lost(reason, self.name()), self.name())),
+            Some(Ended::InParent) => Err(Error::new(
+                ErrorKind::Closed,
+                "this process was forked from the one that holds the lock: acquire it here",
+            )
+            .with_lock(self.name())),
+            Some(Ended::Here) => Err(Error::new(ErrorKind::NotHeld, "released").with_lock(self.name())),
+        }
+    }
+
+    /// Completes when the lock is lost, with the reason; never, if it is released before. It completes no later than
+    /// another can be granted the lock, also with the network gone or a request hung; after a suspend, within half a
+    /// second of waking. Cancel-safe.
+    pub fn lost(&self) -> impl Future<Output = LostReason> + Send + use<> {
+        let held = self.session.is_ours().then(|| self.held.clone());
+        async move {
+            let Some(held) = held else { return std::future::pending().await };
+            loop {
+                let listener = held.listen();
+                match held.end() {
+                    None => listener.await,
+                    Some(End::Lost(reason)) => return reason,
+                    Some(End::Released | End::Detached) => return std::future::pending().await,
+                }
+            }
+        }
+    }
+
+    /// Releases the lock and waits until the backend has confirmed it, or until `hold_at_least` is over and then so.
+    ///
+    /// Cancel-safe: the release goes on in the background when the future is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lost`] if the lock was lost before: the guarded work was not protected to its end.
+    /// [`ErrorKind::Unavailable`] if the backend could not be told; the lock is then free when its TTL is over.
+    pub async fn release(self) -> Result<()> {
+        self.release_shared().await
+    }
+
+    /// [`release`](Self::release) for a guard that several parts of a program share. It can be called more than once.
+    ///
+    /// # Errors
+    /// As for [`release`](Self::release).
+    pub async fn release_shared(&self) -> Result<()> {
+        if let Some(Ended::InParent) = self.end() {
+            return self.check();
+        }
+        let released = self.session.release(self.held.clone()).await;
+        released.map_err(|error| self.session.explain(error, self.name()))
+    }
+
+    /// Gives up exclusiveness without a gap: the claim becomes shared, and shared claims that wait are let in.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the backend cannot, [`ErrorKind::InvalidInput`] for a permit,
+    /// [`ErrorKind::Lost`] if the lock is lost.
+    pub async fn downgrade(&self) -> Result<()> {
+        self.check()?;
+        match self.mode() {
+            Mode::Shared => return Ok(()),
+            Mode::Permit(_) => return Err(self.not_in_place("a permit cannot be downgraded")),
+            Mode::Exclusive | Mode::Upgradable => {}
+        }
+        if !self.session.backend.capabilities().downgrade {
+            return Err(self.session.explain(unsupported("downgrade"), self.name()));
+        }
+        let grant = self.change(Mode::Shared).await?;
+        self.held.granted_again(&grant, self.session.rt.now());
+        Ok(())
+    }
+
+    /// Makes an upgradable claim exclusive, as soon as the other shared claims are gone; new ones are held back
+    /// meanwhile. At most one claim is upgradable at a time, so two upgrades cannot wait for each other.
+    ///
+    /// After `timeout` (`None`: no limit), or when the future is dropped, the claim is upgradable as before.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Timeout`], [`ErrorKind::InvalidInput`] when the claim is not upgradable, [`ErrorKind::Lost`].
+    pub async fn upgrade(&self, timeout: impl Into<Option<Duration>>) -> Result<()> {
+        self.check()?;
+        match self.mode() {
+            Mode::Exclusive => return Ok(()),
+            Mode::Upgradable => {}
+            Mode::Shared | Mode::Permit(_) => {
+                return Err(
+                    self.not_in_place("only an upgradable claim can be upgraded: acquire it as upgradable")
+                );
+            }
+        }
+        let call_off = CallOff(Some(self));
+        let outcome = within(&self.session.rt, timeout.into(), self.change(Mode::Exclusive)).await;
+        match outcome {
+            Some(Ok(grant)) => {
+                call_off.settle();
+                self.held.granted_again(&grant, self.session.rt.now());
+                Ok(())
+            }
+            Some(Err(error)) => Err(error),
+            None => {
+                let message = "not upgraded within the timeout: other shared claims still hold the lock";
+                Err(self.session.explain(Error::new(ErrorKind::Timeout, message), self.name()))
+            }
+        }
+    }
+
+    /// Ends the guard without releasing: the claim lives on as a ticket, for its TTL at the most unless somebody
+    /// [attaches](crate::Locker::attach) it, in another process or language, and renews it from then on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Lost`] if the lock is lost.
+    pub fn detach(self) -> Result<Ticket> {
+        self.detach_shared()
+    }
+
+    /// [`detach`](Self::detach) for a guard that several parts of a program share: it holds nothing afterwards.
+    ///
+    /// # Errors
+    /// As for [`detach`](Self::detach); [`ErrorKind::NotHeld`] when it was released or detached before.
+    pub fn detach_shared(&self) -> Result<Ticket> {
+        self.check()?;
+        let ticket = Ticket {
+            claim: self.held.claim.clone(),
+            fencing_token: self.held.fencing_token(),
+            mode: self.held.mode(),
+            ttl: self.held.ttl(),
+        };
+        match self.session.detach(&self.held) {
+            Ok(()) => Ok(ticket),
+            Err(_) => self.check().map(|()| ticket),
+        }
+    }
+
+    async fn change(&self, to: Mode) -> Result<Grant> {
+        let changed = self.session.backend.change(&self.held.claim, to).await;
+        changed.map_err(|error| self.session.explain(error, self.name()))
+    }
+
+    fn not_in_place(&self, message: &str) -> Error {
+        Error::new(ErrorKind::InvalidInput, message).with_lock(self.name())
+    }
+
+    fn end(&self) -> Option<Ended> {
+        if !self.session.is_ours() {
+            return Some(Ended::InParent);
+        }
+        if self.held.end().is_none()
+            && let Some(reason) = self.held.overdue(self.session.rt.now())
+        {
+            self.session.lose(&self.held, reason);
+        }
+        self.held.end().map(|end| match end {
+            End::Lost(reason) => Ended::Lost(reason),
+            End::Released | End::Detached => Ended::Here,
+        })
+    }
+}
+
+enum Ended {
+    Here,
+    InParent,
+    Lost(LostReason),
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.session.is_ours() {
+            // The parent's session: not even its memory may be given back here, because that takes its locks.
+            std::mem::forget((self.session.clone(), self.held.clone()));
+        } else if self.held.end().is_none() {
+            self.session.release(self.held.clone()).in_background();
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("name", self.name())
+            .field("fencing_token", &self.fencing_token())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An upgrade under way, called off unless it is settled.
+struct CallOff<'a>(Option<&'a Guard>);
+
+impl CallOff<'_> {
+    fn settle(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CallOff<'_> {
+    fn drop(&mut self) {
+        let Some(guard) = self.0 else { return };
+        if !guard.session.is_ours() || guard.held.end().is_some() {
+            return;
+        }
+        let (backend, held) = (guard.session.backend.clone(), guard.held.clone());
+        let session = guard.session.clone();
+        guard.session.in_background(async move {
+            let grant = backend.change(&held.claim, Mode::Upgradable).await?;
+            held.granted_again(&grant, session.rt.now());
+            Ok(())
+        });
+    }
+}

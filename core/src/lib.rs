@@ -1,0 +1,42 @@
+#![doc = include_str!("../README.md")]
+
+pub mod ask;
+pub mod backend;
+mod connect;
+mod error;
+mod guard;
+mod held;
+mod keeper;
+mod lease;
+mod lock;
+mod locker;
+#[cfg(feature = "file")]
+mod lockgate;
+mod metrics;
+mod name;
+mod options;
+mod owner;
+mod record;
+pub mod rt;
+mod session;
+pub mod table;
+mod ticket;
+pub mod time;
+mod watch;
+mod within;
+
+pub use ask::{Holder, Mode, Owner, Status, Waiter, Waiting};
+pub use backend::{Backend, Capabilities};
+#[cfg(any(feature = "native", target_family = "wasm"))]
+pub use connect::connect;
+#[cfg(all(feature = "file", not(target_family = "wasm")))]
+pub use connect::default_url;
+pub use connect::{ConnectOptions, open_backend, parse_duration};
+pub use error::{Error, ErrorKind, LostReason, Result};
+pub use guard::Guard;
+pub use lock::{Lock, LockAll, Ran};
+pub use locker::Locker;
+pub use metrics::Metrics;
+pub use name::{ClaimId, Name};
+pub use options::{DEFAULT_TTL, MAX_TTL, MIN_TTL, Notice};
+pub use ticket::Ticket;

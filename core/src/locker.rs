@@ -1,0 +1,242 @@
+//! A connection to where locks live.
+
+use std::{
+    collections::BTreeMap,
+    fmt, ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::Stream;
+
+use crate::{
+    ask::{Holder, Owner, Renewal, Status},
+    backend::{Backend, Capabilities},
+    error::{Error, ErrorKind, Result},
+    guard::Guard,
+    lock::{Lock, LockAll, take_over},
+    metrics::Metrics,
+    name::Name,
+    options::{AcquireOptions, unsupported},
+    rt::Runtime,
+    session::{Session, lost},
+    ticket::Ticket,
+    watch::{self, list},
+};
+
+/// A connection to where locks live, made by [`connect`](crate::connect). Cheap to clone; clones share everything.
+/// Shared by threads and tasks. In a child of `fork` it connects anew by itself, and holds nothing there.
+#[derive(Clone)]
+pub struct Locker(Arc<Inner>);
+
+struct Inner {
+    rt: Arc<dyn Runtime>,
+    open: Box<dyn Fn() -> Result<Arc<dyn Backend>> + Send + Sync>,
+    ttl: Duration,
+    owner: Option<String>,
+    metadata: BTreeMap<String, String>,
+    /// The session of this process: a leaked `Arc<Session>`. An atomic pointer and no lock, because a lock could be held by
+    /// another thread at the moment of a `fork` and would then never be free in the child.
+    session: AtomicPtr<Session>,
+}
+
+/// What a locker is made of; [`connect`](crate::connect) fills it in.
+pub(crate) struct Parts {
+    pub(crate) rt: Arc<dyn Runtime>,
+    pub(crate) open: Box<dyn Fn() -> Result<Arc<dyn Backend>> + Send + Sync>,
+    pub(crate) ttl: Duration,
+    pub(crate) owner: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+impl Locker {
+    /// A locker over a backend of one's own. It is of no use in a child of `fork`, where nobody can make that backend
+    /// anew.
+    pub fn over(backend: Arc<dyn Backend>, rt: Arc<dyn Runtime>) -> Self {
+        let process = rt.process();
+        let clock = rt.clone();
+        let open = Box::new(move || {
+            if clock.process() == process {
+                Ok(backend.clone())
+            } else {
+                Err(Error::new(
+                    ErrorKind::Closed,
+                    "this locker belongs to the process that was forked: connect anew",
+                ))
+            }
+        });
+        Self::new(Parts { rt, open, ttl: crate::DEFAULT_TTL, owner: None, metadata: BTreeMap::new() })
+    }
+
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { rt, open, ttl, owner, metadata } = parts;
+        let session = AtomicPtr::new(ptr::null_mut());
+        Self(Arc::new(Inner { rt, open, ttl, owner, metadata, session }))
+    }
+
+    /// The lock of this name, to be asked for: see [`Lock`]. Nothing is sent before it is awaited, and a name that is
+    /// none is said then.
+    pub fn lock(&self, name: impl AsRef<str>) -> Lock {
+        Lock::new(self.clone(), name.as_ref().parse())
+    }
+
+    /// The locks of these names, to be asked for together, all or none: see [`LockAll`].
+    pub fn lock_all<N: AsRef<str>>(&self, names: impl IntoIterator<Item = N>) -> LockAll {
+        let names: Result<Vec<Name>> = names.into_iter().map(|name| name.as_ref().parse()).collect();
+        let first = names.as_ref().ok().and_then(|names| names.first().cloned());
+        LockAll::new(names, Lock::new(self.clone(), first.map_or_else(|| "-".parse(), Ok)))
+    }
+
+    /// Takes up a held lock from a ticket: from now on this locker renews and releases it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotHeld`] when the claim has run out or was released, or belongs to a process that cannot hand it
+    /// on (see [`Capabilities::hand_on_between_processes`]); [`ErrorKind::Lost`]; what the backend says.
+    pub async fn attach(&self, ticket: &Ticket) -> Result<Guard> {
+        let session = self.session()?;
+        session.check_open()?;
+        let explain = |error| session.explain(error, ticket.name());
+        let renewals = session.backend.renew(std::slice::from_ref(&ticket.claim)).await.map_err(explain)?;
+        match renewals.into_iter().next() {
+            Some(Renewal::Renewed(grant)) => {
+                let options = AcquireOptions::new(ticket.ttl, session.owner.clone());
+                Ok(take_over(&session, ticket.claim.clone(), &grant, &options))
+            }
+            Some(Renewal::Lost(reason)) => Err(explain(lost(reason, ticket.name()))),
+            Some(Renewal::Unknown(error)) => Err(explain(error)),
+            Some(Renewal::NotHeld) | None => Err(explain(Error::new(
+                ErrorKind::NotHeld,
+                "the ticket's claim is not there: it has run out, was released, or belongs to a process that cannot \
+                 hand it on",
+            ))),
+        }
+    }
+
+    /// Who holds and who waits, for the names that begin with `prefix` (`""`: all), sorted by name.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Status>> {
+        list(&*self.session()?.backend, prefix).await
+    }
+
+    /// The locks whose names begin with `prefix`, and then each one again whenever it has changed. A lock that is
+    /// free comes once more without holders and waiters. What changes and changes back between two looks may be left out.
+    ///
+    /// # Errors
+    /// What the backend says; the stream ends after an error.
+    pub async fn watch(&self, prefix: &str) -> Result<impl Stream<Item = Result<Status>> + Send + use<>> {
+        let session = self.session()?;
+        let hints = session.backend.changes(prefix).await?;
+        Ok(watch::statuses(session, prefix.to_owned(), hints))
+    }
+
+    /// Frees a lock as an operator: all its claims, or only the one with this fencing token. Whoever held it is told
+    /// `force_released`; waiters are let in. Returns whom it was taken from; empty if nobody held it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`], [`ErrorKind::Denied`], what the backend says.
+    pub async fn force_release(
+        &self,
+        name: impl AsRef<str>,
+        fencing_token: Option<u64>,
+    ) -> Result<Vec<Holder>> {
+        let name: Name = name.as_ref().parse()?;
+        let session = self.session()?;
+        if !session.backend.capabilities().force_release {
+            return Err(session.explain(unsupported("force-release"), &name));
+        }
+        let taken = session.backend.force_release(&name, fencing_token).await;
+        taken.map_err(|error| session.explain(error, &name))
+    }
+
+    /// What the backend can promise.
+    ///
+    /// # Errors
+    /// In a child of `fork`, what connecting anew says.
+    pub fn capabilities(&self) -> Result<Capabilities> {
+        Ok(self.session()?.backend.capabilities())
+    }
+
+    /// Where the locks live, as a URL without credentials.
+    ///
+    /// # Errors
+    /// In a child of `fork`, what connecting anew says.
+    pub fn url(&self) -> Result<String> {
+        Ok(self.session()?.backend.url())
+    }
+
+    /// What this locker has counted in this process.
+    ///
+    /// # Errors
+    /// In a child of `fork`, what connecting anew says.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Ok(self.session()?.counters.snapshot())
+    }
+
+    /// Releases everything that is held through this locker and its clones, and lets nobody acquire through them any more.
+    /// Guards that are still there are told `session_ended`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the backend could not be told; what was held is then free when its TTL is over.
+    pub async fn close(&self) -> Result<()> {
+        self.session()?.close().await
+    }
+
+    pub(crate) fn acquire_options(&self) -> Result<AcquireOptions> {
+        Ok(AcquireOptions::new(self.0.ttl, self.session()?.owner.clone()))
+    }
+
+    /// The session of this process: made at first use, and again in a child of `fork`.
+    pub(crate) fn session(&self) -> Result<Arc<Session>> {
+        let inner = &*self.0;
+        let current = inner.session.load(Ordering::Acquire);
+        // SAFETY: a pointer in `session` comes from Arc::into_raw below, and its count is given back only by the drop of
+        // `Inner`, which nobody runs while `self` is there.
+        if let Some(session) = unsafe { current.as_ref() }
+            && session.is_ours()
+        {
+            // SAFETY: as above; this adds a count for the Arc that is returned.
+            return Ok(unsafe {
+                Arc::increment_strong_count(current);
+                Arc::from_raw(current)
+            });
+        }
+        let owner = Owner {
+            owner: inner.owner.clone().unwrap_or_else(crate::owner::this_process),
+            metadata: inner.metadata.clone(),
+        };
+        let fresh = Session::new(inner.rt.clone(), (inner.open)()?, Arc::new(owner));
+        let raw = Arc::into_raw(fresh.clone()).cast_mut();
+        match inner.session.compare_exchange(current, raw, Ordering::AcqRel, Ordering::Acquire) {
+            // What was there before was the parent's, whose state must not be touched here, not even to be dropped.
+            Ok(_) => Ok(fresh),
+            Err(_) => {
+                // Another thread was faster: let theirs be the one.
+                // SAFETY: gives back the count that into_raw took; nobody else has seen this pointer.
+                drop(unsafe { Arc::from_raw(raw) });
+                self.session()
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let current = *self.session.get_mut();
+        // SAFETY: as in `session`.
+        if unsafe { current.as_ref() }.is_some_and(Session::is_ours) {
+            // SAFETY: gives back the count that `session` left in the pointer.
+            drop(unsafe { Arc::from_raw(current) });
+        }
+    }
+}
+
+impl fmt::Debug for Locker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locker").field("url", &self.url()).field("ttl", &self.0.ttl).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,175 @@
+//! What a program can say when it asks for a lock, and the check that it fits together.
+
+use std::{any::Any, collections::BTreeMap, fmt, num::NonZeroU32, sync::Arc, time::Duration};
+
+use crate::{
+    ask::{Entry, Mode, Owner, Waiting},
+    backend::Capabilities,
+    error::{Error, ErrorKind, LostReason, Result},
+    name::Name,
+};
+
+/// The TTL unless told otherwise.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
+/// The shortest TTL.
+pub const MIN_TTL: Duration = Duration::from_secs(1);
+/// The longest TTL: a dead holder's lock should not stay taken for longer.
+pub const MAX_TTL: Duration = Duration::from_secs(3600);
+
+/// What callbacks about a held lock are told.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Notice {
+    /// Which lock.
+    pub name: Name,
+    /// The number of the grant.
+    pub fencing_token: u64,
+    /// For how long it has been held.
+    pub held_for: Duration,
+    /// Why it was lost, for `on_lost`.
+    pub lost: Option<LostReason>,
+}
+
+/// Called with a notice, apart from the program's own tasks; neither its slowness nor its panic harms the lock.
+pub(crate) type Callback = Arc<dyn Fn(&Notice) + Send + Sync>;
+/// Called when the wait begins; what it returns is dropped when the wait is over.
+pub(crate) type OnWait = Arc<dyn Fn(&Waiting) -> Box<dyn Any + Send> + Send + Sync>;
+
+/// How long to hold, and whom to tell.
+#[derive(Clone, Default)]
+pub(crate) struct Hold {
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) hold_at_least: Duration,
+    pub(crate) random_delay: Duration,
+    pub(crate) on_acquired: Option<Callback>,
+    pub(crate) on_lost: Option<Callback>,
+    pub(crate) on_contended: Option<Callback>,
+    pub(crate) on_held_too_long: Option<Callback>,
+}
+
+/// All that one acquire was asked with.
+#[derive(Clone)]
+pub(crate) struct AcquireOptions {
+    pub(crate) mode: Mode,
+    pub(crate) entry: Entry,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) ttl: Duration,
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) hold: Hold,
+    pub(crate) on_wait: Option<OnWait>,
+}
+
+impl AcquireOptions {
+    pub(crate) fn new(ttl: Duration, owner: Arc<Owner>) -> Self {
+        Self {
+            mode: Mode::Exclusive,
+            entry: Entry::Queue,
+            timeout: None,
+            ttl,
+            owner,
+            hold: Hold::default(),
+            on_wait: None,
+        }
+    }
+
+    /// Adds to what is shown about the claim.
+    pub(crate) fn metadata(&mut self, key: String, value: String) {
+        Arc::make_mut(&mut self.owner).metadata.insert(key, value);
+    }
+
+    /// Refuses what contradicts itself or what the backend cannot do, in words, before anything is sent.
+    pub(crate) fn check(&self, can: &Capabilities) -> Result<()> {
+        check_ttl(self.ttl)?;
+        let hold = &self.hold;
+        if let Some(max_hold) = hold.max_hold {
+            if max_hold.is_zero() {
+                return Err(contradiction("max_hold is zero: leave it out to hold without a limit"));
+            }
+            if hold.hold_at_least > max_hold {
+                return Err(contradiction(
+                    "hold_at_least is longer than max_hold: make it shorter, or max_hold longer",
+                ));
+            }
+            if hold.random_delay >= max_hold {
+                return Err(contradiction(
+                    "random_delay may use up all of max_hold: make it shorter, or max_hold longer",
+                ));
+            }
+        }
+        if self.entry == Entry::Steal && self.mode != Mode::Exclusive {
+            return Err(contradiction(
+                "only an exclusive claim can steal: leave out steal, or ask for exclusive",
+            ));
+        }
+        if self.entry == Entry::Try && self.timeout.is_some() {
+            return Err(contradiction("try_acquire never waits: leave out the timeout, or acquire with it"));
+        }
+        let missing = match self.mode {
+            Mode::Shared if !can.shared => Some("shared claims"),
+            Mode::Upgradable if !can.upgrade => Some("upgradable claims"),
+            Mode::Permit(_) if !can.permit => Some("permits"),
+            _ if self.entry == Entry::Steal && !can.steal => Some("steal"),
+            _ => None,
+        };
+        missing.map_or(Ok(()), |what| Err(unsupported(what)))
+    }
+}
+
+impl fmt::Debug for AcquireOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcquireOptions")
+            .field("mode", &self.mode)
+            .field("entry", &self.entry)
+            .field("timeout", &self.timeout)
+            .field("ttl", &self.ttl)
+            .field("owner", &self.owner)
+            .field("max_hold", &self.hold.max_hold)
+            .field("hold_at_least", &self.hold.hold_at_least)
+            .field("random_delay", &self.hold.random_delay)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A permit mode, if the limit makes sense.
+pub(crate) fn permit(limit: u32) -> Result<Mode> {
+    NonZeroU32::new(limit)
+        .map(Mode::Permit)
+        .ok_or_else(|| contradiction("a semaphore with limit 0 lets nobody in: give a limit of 1 or more"))
+}
+
+pub(crate) fn check_ttl(ttl: Duration) -> Result<()> {
+    if ttl < MIN_TTL {
+        return Err(contradiction(
+            "the TTL is shorter than 1 s: a lease that short is lost to the first slow request",
+        ));
+    }
+    if ttl > MAX_TTL {
+        return Err(contradiction(
+            "the TTL is longer than an hour: a dead holder's lock would stay taken for as long; claims are renewed \
+             automatically, so a short TTL does not end a long hold",
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
+    const MAX_BYTES: usize = 2048;
+    let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > MAX_BYTES {
+        return Err(contradiction(
+            "the metadata is larger than 2 KiB: keep it elsewhere and put a reference here",
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn contradiction(message: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, message)
+}
+
+pub(crate) fn unsupported(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("this backend cannot do {what}; see its page in the documentation"),
+    )
+}

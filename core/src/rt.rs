@@ -1,0 +1,44 @@
+//! All that the crate wants from the outside world besides its backends: clocks, timers, tasks and randomness. Nothing
+//! else in the crate calls them (`clippy.toml` sees to it), so the rules run in virtual time under a [`Runtime`] of the
+//! tests, and in a browser.
+
+use std::{fmt, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+use crate::time::{Millis, Moment};
+
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+mod native;
+#[cfg(all(feature = "native", not(target_family = "wasm")))]
+pub use native::{Native, thread};
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+mod web;
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+pub use web::Web;
+
+/// Clocks, timers, tasks and randomness. [`connect`](crate::connect) brings the right one; only tests and hosts of
+/// an unusual kind write their own.
+pub trait Runtime: fmt::Debug + Send + Sync + 'static {
+    /// The client's clocks: counting suspend, and the wall (rule R5).
+    fn now(&self) -> Moment;
+
+    /// The clock of whoever grants: monotonic, standing still in suspend (rule R7).
+    fn monotonic(&self) -> Millis;
+
+    /// Completes once `duration` has passed; may be polled by any executor.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+
+    /// Runs a task in the background, apart from the program's own tasks: it goes on when those are blocked.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+
+    /// Runs the program's own code, such as a callback, where neither its slowness nor its panic harms anything.
+    fn call(&self, code: Box<dyn FnOnce() + Send>);
+
+    /// 128 bits from a secure source of randomness.
+    fn random(&self) -> u128;
+
+    /// A number that changes in a child of `fork` and never otherwise. What was made under another number belongs to
+    /// the parent process (rule R21).
+    fn process(&self) -> u32;
+}

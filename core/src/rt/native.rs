@@ -1,0 +1,257 @@
+//! The runtime of an operating system: one background thread `windlass` that runs timers and tasks, started when it is
+//! first needed and again in a child of `fork`.
+//!
+//! Renewals run on this thread and not on the program's own runtime, so that a program that blocks its runtime, or ends
+//! it, keeps its locks or is told that it lost them (rule R3).
+
+use std::{
+    cell::RefCell,
+    ptr,
+    sync::{
+        OnceLock,
+        atomic::{AtomicPtr, AtomicU32, Ordering},
+    },
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use futures_channel::oneshot;
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::runtime::{Builder as TokioBuilder, Handle};
+
+use super::Runtime;
+use crate::time::{Millis, Moment};
+
+/// The clocks, timers and tasks of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Native;
+
+impl Runtime for Native {
+    fn now(&self) -> Moment {
+        clock::now()
+    }
+
+    fn monotonic(&self) -> Millis {
+        clock::monotonic()
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is where sleep comes from")]
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let _context = handle().enter();
+        tokio::time::sleep(duration).boxed()
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        handle().spawn(task);
+    }
+
+    fn call(&self, code: Box<dyn FnOnce() + Send>) {
+        handle().spawn_blocking(code);
+    }
+
+    fn random(&self) -> u128 {
+        random()
+    }
+
+    fn process(&self) -> u32 {
+        process()
+    }
+}
+
+/// Starts a thread that no signal is delivered to: a program's signals belong to the program's own threads, and a
+/// `Ctrl-C` that lands on one of ours would not wake it.
+///
+/// # Errors
+/// The operating system's, when it has no thread to give.
+#[allow(clippy::disallowed_methods, reason = "this is where threads come from")]
+pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    let builder = Builder::new().name(name.to_owned()).stack_size(256 * 1024);
+    #[cfg(unix)]
+    {
+        let old = signals::block_all();
+        let started = builder.spawn(body);
+        signals::restore(&old);
+        started
+    }
+    #[cfg(not(unix))]
+    builder.spawn(body)
+}
+
+/// 128 bits of the system's randomness, fetched for a few ids at a time: the call costs more than all else that an
+/// uncontended acquire does. What was fetched before a `fork` is used on one side of it only.
+#[allow(clippy::disallowed_methods, reason = "this is where randomness comes from")]
+fn random() -> u128 {
+    const AT_A_TIME: usize = 16;
+    struct Stock {
+        process: u32,
+        bytes: [[u8; 16]; AT_A_TIME],
+        left: usize,
+    }
+    thread_local! {
+        static STOCK: RefCell<Stock> =
+            const { RefCell::new(Stock { process: 0, bytes: [[0; 16]; AT_A_TIME], left: 0 }) };
+    }
+    STOCK.with_borrow_mut(|stock| {
+        let process = process();
+        if stock.left == 0 || stock.process != process {
+            // Without the system's randomness nobody could prove what they own: there is no safe way to go on. On the
+            // systems this builds for the call fails only before the kernel has seeded its generator.
+            #[allow(clippy::expect_used)]
+            getrandom::fill(stock.bytes.as_flattened_mut()).expect("the operating system has no randomness");
+            (stock.process, stock.left) = (process, AT_A_TIME);
+        }
+        stock.left -= 1;
+        u128::from_ne_bytes(std::mem::take(&mut stock.bytes[stock.left]))
+    })
+}
+
+/// How many `fork`s lie between this process and the one that first asked.
+fn process() -> u32 {
+    static FORKS: AtomicU32 = AtomicU32::new(0);
+    #[cfg(unix)]
+    {
+        static REGISTERED: OnceLock<()> = OnceLock::new();
+        extern "C" fn in_child() {
+            FORKS.fetch_add(1, Ordering::Relaxed);
+        }
+        REGISTERED.get_or_init(|| {
+            // SAFETY: the handler only adds to an atomic, which is allowed in a child of a process with threads.
+            unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        });
+    }
+    FORKS.load(Ordering::Relaxed)
+}
+
+struct Slot {
+    process: u32,
+    handle: Handle,
+    /// The runtime ends when this is dropped.
+    _running: oneshot::Sender<()>,
+}
+
+/// The handle of this process's background runtime.
+///
+/// An atomic pointer and no lock, because a lock could be held by another thread at the moment of a `fork` and would
+/// then never be free in the child. Slots are never freed: there is one for each process, and a child must not drop the
+/// runtime of its parent, whose thread it does not have.
+fn handle() -> &'static Handle {
+    static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+    let process = process();
+    let current = SLOT.load(Ordering::Acquire);
+    // SAFETY: a pointer in SLOT comes from Box::into_raw below and is never freed.
+    if let Some(slot) = unsafe { current.as_ref() }
+        && slot.process == process
+    {
+        return &slot.handle;
+    }
+    let fresh = Box::into_raw(Box::new(start(process)));
+    match SLOT.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: just made, and never freed from here on.
+        Ok(_) => unsafe { &(*fresh).handle },
+        Err(winner) => {
+            // Another thread was faster.
+            // SAFETY: nobody else has seen `fresh`; `winner` is what another thread has put there for good.
+            unsafe {
+                drop(Box::from_raw(fresh));
+                &(*winner).handle
+            }
+        }
+    }
+}
+
+fn start(process: u32) -> Slot {
+    // Both fail only where the system has no thread, descriptor or memory left to give, and then no lock of a network
+    // backend can be kept alive: better to end here, with the reason, than to lose locks later.
+    #[allow(clippy::expect_used)]
+    let runtime = TokioBuilder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(32)
+        .thread_name("windlass-call")
+        .build()
+        .expect("windlass cannot start its background runtime");
+    let handle = runtime.handle().clone();
+    let (running, stopped) = oneshot::channel::<()>();
+    #[allow(clippy::expect_used)]
+    thread("windlass", move || {
+        // Ends by the drop of the sender, too.
+        let _ = runtime.block_on(stopped);
+    })
+    .expect("windlass cannot start its background thread");
+    Slot { process, handle, _running: running }
+}
+
+#[cfg(unix)]
+mod signals {
+    use std::mem::MaybeUninit;
+
+    pub(super) fn block_all() -> libc::sigset_t {
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut old = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigfillset initialises `all`; pthread_sigmask reads it and initialises `old`. Neither can fail with
+        // these arguments.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
+            old.assume_init()
+        }
+    }
+
+    pub(super) fn restore(old: &libc::sigset_t) {
+        // SAFETY: `old` came from block_all on this thread.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
+    }
+}
+
+#[cfg(unix)]
+mod clock {
+    use std::time::Duration;
+
+    use rustix::time::{ClockId, Timespec, clock_gettime};
+
+    use crate::time::{Millis, Moment};
+
+    // Darwin's CLOCK_MONOTONIC goes on while the machine sleeps, and its CLOCK_UPTIME_RAW stops; Linux's stops.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const BOOT: ClockId = ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const BOOT: ClockId = ClockId::Monotonic;
+
+    fn read(clock: ClockId) -> Duration {
+        let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+        // A wall clock before 1970 reads as 1970: only differences count, and this one errs on the early side.
+        Duration::new(u64::try_from(tv_sec).unwrap_or(0), u32::try_from(tv_nsec).unwrap_or(0))
+    }
+
+    pub(super) fn now() -> Moment {
+        Moment { boot: read(BOOT), wall: read(ClockId::Realtime) }
+    }
+
+    pub(super) fn monotonic() -> Millis {
+        Millis(u64::try_from(read(ClockId::Monotonic).as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(windows)]
+mod clock {
+    use std::time::{Duration, Instant, SystemTime};
+
+    use windows_sys::Win32::System::SystemInformation::GetTickCount64;
+
+    use crate::time::{Millis, Moment};
+
+    #[allow(clippy::disallowed_methods, reason = "this is where the clocks come from")]
+    pub(super) fn now() -> Moment {
+        // SAFETY: takes nothing and cannot fail. It counts the time asleep, in steps of some 16 ms; between two steps
+        // the wall clock tells.
+        let boot = Duration::from_millis(unsafe { GetTickCount64() });
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Moment { boot, wall }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is where the clocks come from")]
+    pub(super) fn monotonic() -> Millis {
+        use std::sync::OnceLock;
+        static START: OnceLock<Instant> = OnceLock::new();
+        Millis(u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}

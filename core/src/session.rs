@@ -1,0 +1,309 @@
+//! What a locker and its guards share in one process: the backend, the claims held through it, and their ends.
+//!
+//! A child of `fork` never touches the session of its parent, not even its mutexes, which another thread of the parent
+//! may have held at the moment of the fork: the [`Locker`](crate::Locker) makes a new session there (rule R21).
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use smallvec::{SmallVec, smallvec};
+
+use crate::{
+    ask::{Claim, Owner},
+    backend::Backend,
+    error::{Error, ErrorKind, LostReason, Result},
+    held::{End, Held},
+    keeper,
+    lease::BackOff,
+    metrics::{Counters, add_time, count},
+    name::{ClaimId, Name},
+    options::{Callback, Notice},
+    rt::Runtime,
+    time::Moment,
+};
+
+/// How long a release without a lease behind it is tried again.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One, as a rule.
+pub(crate) type Few<T> = SmallVec<[T; 1]>;
+
+pub(crate) struct Session {
+    pub(crate) rt: Arc<dyn Runtime>,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) counters: Counters,
+    process: u32,
+    held: Mutex<HashMap<ClaimId, Arc<Held>>>,
+    closed: AtomicBool,
+    keeper: keeper::Doorbell,
+}
+
+impl Session {
+    pub(crate) fn new(rt: Arc<dyn Runtime>, backend: Arc<dyn Backend>, owner: Arc<Owner>) -> Arc<Self> {
+        Arc::new(Self {
+            process: rt.process(),
+            rt,
+            backend,
+            owner,
+            counters: Counters::default(),
+            held: Mutex::default(),
+            closed: AtomicBool::new(false),
+            keeper: keeper::Doorbell::default(),
+        })
+    }
+
+    /// Whether this is the process that made the session, and not a child of it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.process == self.rt.process()
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Closed, "this locker was closed: connect again"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn held(&self) -> MutexGuard<'_, HashMap<ClaimId, Arc<Held>>> {
+        // No code of others runs under this mutex.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A random number in 0..=1.
+    pub(crate) fn jitter(&self) -> f64 {
+        self.rt.random() as f64 / u128::MAX as f64
+    }
+
+    /// Adds what is missing for a reader: which lock, where.
+    pub(crate) fn explain(&self, error: Error, name: &Name) -> Error {
+        let error = if error.lock().is_none() { error.with_lock(name) } else { error };
+        if error.backend().is_none() { error.with_backend(self.backend.url()) } else { error }
+    }
+
+    /// Takes a granted claim into care: from now on the keeper renews it.
+    pub(crate) fn keep(self: &Arc<Self>, held: Arc<Held>, now: Moment) {
+        count(&self.counters.acquired);
+        let agenda = held.agenda(now);
+        let due_in = [agenda.renew_in, agenda.look_in].into_iter().flatten().min();
+        self.held().insert(held.claim.id, held);
+        self.keeper.added(self, due_in, now);
+    }
+
+    /// Ends a hold as lost, unless it has ended already.
+    pub(crate) fn lose(self: &Arc<Self>, held: &Arc<Held>, reason: LostReason) {
+        if held.finish(End::Lost(reason)).is_err() {
+            return;
+        }
+        self.forget(held, self.rt.now());
+        self.counters.lost(reason);
+        tracing::warn!(lock = %held.claim.name, fencing_token = held.fencing_token(), %reason, "lock lost");
+        if let Some(on_lost) = &held.hold.on_lost {
+            self.tell(on_lost, held);
+        }
+        if matches!(reason, LostReason::Expired | LostReason::Unreachable) {
+            // The backend may still know it: nobody needs to wait for what nobody holds.
+            self.in_background(self.give_back(smallvec![held.claim.clone()], Duration::ZERO));
+        }
+    }
+
+    /// Runs a callback about a claim, apart from the program's tasks and ours.
+    pub(crate) fn tell(&self, callback: &Callback, held: &Held) {
+        let (callback, notice): (Callback, Notice) = (callback.clone(), held.notice(self.rt.now()));
+        self.rt.call(Box::new(move || callback(&notice)));
+    }
+
+    /// Ends the care for a claim. In this order, renewal stops before the release is sent.
+    fn forget(&self, held: &Held, now: Moment) {
+        add_time(&self.counters.held_micros, now.since(held.since));
+        self.held().remove(&held.claim.id);
+    }
+
+    /// Detaches: the claim lives on in the backend and is nobody's here.
+    pub(crate) fn detach(&self, held: &Held) -> Result<(), End> {
+        held.finish(End::Detached)?;
+        self.forget(held, self.rt.now());
+        Ok(())
+    }
+
+    /// Releases a claim, after its `hold_at_least` is over. The work goes on in the background if the caller stops
+    /// waiting for it.
+    pub(crate) fn release(self: &Arc<Self>, held: Arc<Held>) -> Insist<Result<()>> {
+        let session = self.clone();
+        let work = async move {
+            let mut now = session.rt.now();
+            let wait = held.hold.hold_at_least.saturating_sub(now.since(held.since));
+            if !wait.is_zero() {
+                session.rt.sleep(wait).await;
+                now = session.rt.now();
+            }
+            if let Some(reason) = held.overdue(now) {
+                session.lose(&held, reason);
+            }
+            match held.finish(End::Released) {
+                Ok(()) => {}
+                Err(End::Lost(reason)) => return Err(lost(reason, &held.claim.name)),
+                Err(End::Released | End::Detached) => return Ok(()),
+            }
+            session.forget(&held, now);
+            let patience = held.remaining(now).unwrap_or(RELEASE_PATIENCE);
+            session.give_back(smallvec![held.claim.clone()], patience).await
+        };
+        Insist { rt: self.rt.clone(), work: Some(work.boxed()) }
+    }
+
+    /// Releases everything that is held.
+    pub(crate) async fn close(self: &Arc<Self>) -> Result<()> {
+        self.closed.store(true, Ordering::Relaxed);
+        let all: Vec<Arc<Held>> = self.held().drain().map(|(_, held)| held).collect();
+        let claims: Few<Claim> = all
+            .iter()
+            .filter(|held| held.finish(End::Lost(LostReason::SessionEnded)).is_ok())
+            .map(|held| held.claim.clone())
+            .collect();
+        if claims.is_empty() {
+            return Ok(());
+        }
+        Insist { rt: self.rt.clone(), work: Some(self.give_back(claims, RELEASE_PATIENCE).boxed()) }.await
+    }
+
+    /// Tells the backend that these claims neither hold nor wait; tries again for `patience` while it is unavailable,
+    /// after which their TTL frees them.
+    pub(crate) fn give_back(
+        &self,
+        claims: Few<Claim>,
+        patience: Duration,
+    ) -> impl Future<Output = Result<()>> + Send + 'static {
+        let (rt, backend) = (self.rt.clone(), self.backend.clone());
+        async move {
+            let mut back_off = BackOff::default();
+            let mut start = None;
+            loop {
+                match backend.release(&claims).await {
+                    Err(error)
+                        if error.kind() == ErrorKind::Unavailable
+                            && rt.now().since(*start.get_or_insert_with(|| rt.now())) < patience =>
+                    {
+                        let random = rt.random() as f64 / u128::MAX as f64;
+                        rt.sleep(back_off.pause(random, error.retry_after())).await;
+                    }
+                    outcome => return outcome,
+                }
+            }
+        }
+    }
+
+    /// Does a piece of work that nobody waits for: as far as it goes without waiting on this thread, the rest in the
+    /// background.
+    pub(crate) fn in_background(&self, work: impl Future<Output = Result<()>> + Send + 'static) {
+        let mut work = work
+            .map(|outcome| {
+                if let Err(error) = outcome {
+                    tracing::warn!(%error, "release failed; the TTL will free the lock");
+                }
+            })
+            .boxed();
+        if work.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.rt.spawn(work);
+        }
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.keeper.ring();
+    }
+}
+
+/// The error of a lock that was lost.
+pub(crate) fn lost(reason: LostReason, name: &Name) -> Error {
+    let message = match reason {
+        LostReason::Expired => "lost: it was not renewed in time, so another may hold it now",
+        LostReason::Unreachable => {
+            "lost: the backend could not be reached until the TTL was over, so another may hold it now"
+        }
+        LostReason::ForceReleased => "lost: an operator freed it, so another may hold it now",
+        LostReason::Stolen => "lost: another claim took it over",
+        LostReason::SessionEnded => "lost: the session that it hung on has ended, so another may hold it now",
+    };
+    Error::new(ErrorKind::Lost(reason), message).with_lock(name)
+}
+
+/// Work that is finished in the background when whoever waits for it stops waiting.
+pub(crate) struct Insist<T: Send + 'static> {
+    rt: Arc<dyn Runtime>,
+    work: Option<BoxFuture<'static, T>>,
+}
+
+impl<T: Send + 'static> Insist<T> {
+    /// Goes on in the background from the start, as far as possible on this thread.
+    pub(crate) fn in_background(mut self) {
+        if let Some(work) = &mut self.work
+            && work.poll_unpin(&mut Context::from_waker(Waker::noop())).is_ready()
+        {
+            self.work = None;
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for Insist<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Some(work) = &mut self.work else { return Poll::Pending };
+        let outcome = std::task::ready!(work.poll_unpin(context));
+        self.work = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl<T: Send + 'static> Drop for Insist<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.rt.spawn(work.map(drop).boxed());
+        }
+    }
+}
+
+/// Claims that were asked for and must be given back unless the asking came to an end: whoever drops an acquire half way
+/// drops this.
+pub(crate) struct Owed {
+    session: Arc<Session>,
+    claims: Few<Claim>,
+}
+
+impl Owed {
+    pub(crate) fn new(session: &Arc<Session>, claims: Few<Claim>) -> Self {
+        Self { session: session.clone(), claims }
+    }
+
+    /// The asking came to an end, and the claims are somebody's or nobody's.
+    pub(crate) fn settle(mut self) {
+        self.claims.clear();
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.claims.is_empty() && self.session.is_ours() {
+            let claims = std::mem::take(&mut self.claims);
+            self.session.in_background(self.session.give_back(claims, RELEASE_PATIENCE));
+        }
+    }
+}
