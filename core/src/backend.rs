@@ -39,7 +39,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Idempotent in the claim id: asked again after a lost answer it takes up the same place or gives the same grant.
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>>;
 
-    /// Takes all of these locks or, with [`Entry::Try`](crate::ask::Entry), none. The asks come sorted by name, each name once. Backends
+    /// Takes all of these locks or, with [`Entry::Try`](crate::ask::Entry), none. After an error the caller asks again by the same
+    /// ids or releases all of them. The asks come sorted by name, each name once. Backends
     /// that have no such request take them [in turn](in_turn), which cannot deadlock because of the order.
     async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>>;
 
@@ -110,14 +111,17 @@ pub(crate) async fn in_turn(
     for ask in asks {
         match backend.acquire(ask, waiting).await {
             Ok(Some(grant)) => grants.push(grant),
-            outcome => {
+            Ok(None) => {
                 let taken: Vec<Claim> = asks[..grants.len()]
                     .iter()
                     .map(|ask| Claim { name: ask.name.clone(), id: ask.claim_id })
                     .collect();
                 backend.release(&taken).await?;
-                return outcome.map(|_| None);
+                return Ok(None);
             }
+            // What was taken stays: whoever asked asks again by the same ids, or gives all back. An id that was
+            // released can never be asked for again, because the release may still be under way.
+            Err(error) => return Err(error),
         }
     }
     Ok(Some(grants))

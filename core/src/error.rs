@@ -179,7 +179,11 @@ impl fmt::Display for Error {
         f.write_str(&self.0.message)?;
         let mut cause = self.source().filter(|_| f.alternate());
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            let text = error.to_string();
+            // Many a message says it already.
+            if !self.0.message.contains(&text) {
+                write!(f, ": {text}")?;
+            }
             cause = error.source();
         }
         Ok(())

@@ -2,10 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures_util::lock::OwnedMutexGuard;
+
 use crate::{
     ask::{Grant, Mode},
     error::{Error, ErrorKind, LostReason, Result},
     held::{End, Held},
+    lease::BackOff,
     name::Name,
     options::unsupported,
     session::{Session, lost},
@@ -132,16 +135,17 @@ impl Guard {
     /// [`ErrorKind::Lost`] if the lock is lost.
     pub async fn downgrade(&self) -> Result<()> {
         self.check()?;
-        match self.mode() {
-            Mode::Shared => return Ok(()),
-            Mode::Permit(_) => return Err(self.not_in_place("a permit cannot be downgraded")),
-            Mode::Exclusive | Mode::Upgradable => {}
+        if let Mode::Permit(_) = self.mode() {
+            return Err(self.not_in_place("a permit cannot be downgraded"));
         }
         if !self.session.backend.capabilities().downgrade {
             return Err(self.session.explain(unsupported("downgrade"), self.name()));
         }
+        let _turn = self.held.changing.clone().lock_owned().await;
+        // Others may be let in before the answer is here, or although it is lost.
+        self.held.is_shared_at_most();
         let grant = self.change(Mode::Shared).await?;
-        self.held.granted_again(&grant, self.session.rt.now());
+        self.held.changed(&grant, self.session.rt.now());
         Ok(())
     }
 
@@ -163,12 +167,16 @@ impl Guard {
                 );
             }
         }
-        let call_off = CallOff(Some(self));
-        let outcome = within(&self.session.rt, timeout.into(), self.change(Mode::Exclusive)).await;
-        match outcome {
+        let upgrading = async {
+            let turn = self.held.changing.clone().lock_owned().await;
+            let call_off = CallOff(Some((self, turn)));
+            let grant = self.change(Mode::Exclusive).await?;
+            call_off.settle();
+            Ok(grant)
+        };
+        match within(&self.session.rt, timeout.into(), upgrading).await {
             Some(Ok(grant)) => {
-                call_off.settle();
-                self.held.granted_again(&grant, self.session.rt.now());
+                self.held.changed(&grant, self.session.rt.now());
                 Ok(())
             }
             Some(Err(error)) => Err(error),
@@ -257,8 +265,8 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// An upgrade under way, called off unless it is settled.
-struct CallOff<'a>(Option<&'a Guard>);
+/// An upgrade under way, called off unless it is settled. The next change waits until the backend knows of it.
+struct CallOff<'a>(Option<(&'a Guard, OwnedMutexGuard<()>)>);
 
 impl CallOff<'_> {
     fn settle(mut self) {
@@ -268,16 +276,27 @@ impl CallOff<'_> {
 
 impl Drop for CallOff<'_> {
     fn drop(&mut self) {
-        let Some(guard) = self.0 else { return };
+        let Some((guard, turn)) = self.0.take() else { return };
         if !guard.session.is_ours() || guard.held.end().is_some() {
             return;
         }
         let (backend, held) = (guard.session.backend.clone(), guard.held.clone());
         let session = guard.session.clone();
         guard.session.in_background(async move {
-            let grant = backend.change(&held.claim, Mode::Upgradable).await?;
-            held.granted_again(&grant, session.rt.now());
-            Ok(())
+            let _turn = turn;
+            let mut back_off = BackOff::default();
+            loop {
+                match backend.change(&held.claim, Mode::Upgradable).await {
+                    Ok(grant) => {
+                        held.changed(&grant, session.rt.now());
+                        return Ok(());
+                    }
+                    Err(error) if error.kind() == ErrorKind::Unavailable && held.end().is_none() => {
+                        session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
+                    }
+                    Err(error) => return if held.end().is_none() { Err(error) } else { Ok(()) },
+                }
+            }
         });
     }
 }

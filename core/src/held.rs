@@ -6,11 +6,12 @@
 //! whose lease is over counts as lost from that very call on, whether or not the keeper has come by (rule R2).
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use event_listener::{Event, EventListener};
+use futures_util::lock::Mutex as AsyncMutex;
 
 use crate::{
     ask::{Claim, Grant, Mode},
@@ -20,6 +21,9 @@ use crate::{
     time::Moment,
 };
 
+/// One change at a time.
+pub(crate) type ChangeLock = AsyncMutex<()>;
+
 pub(crate) struct Held {
     pub(crate) claim: Claim,
     pub(crate) since: Moment,
@@ -28,6 +32,8 @@ pub(crate) struct Held {
     ttl: Duration,
     state: Mutex<State>,
     ended: Event,
+    /// Whoever changes the claim has this until the backend has answered, so that no change overtakes another.
+    pub(crate) changing: Arc<ChangeLock>,
     /// Open for as long as the lock is held, for whoever traces.
     _span: tracing::Span,
 }
@@ -74,7 +80,7 @@ impl Held {
             end: None,
             told_too_long: false,
         };
-        Self { claim, since, hold, ttl, state: Mutex::new(state), ended: Event::new(), _span: span }
+        Self { claim, since, hold, ttl, state: Mutex::new(state), ended: Event::new(), changing: Arc::default(), _span: span }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -158,11 +164,21 @@ impl Held {
         agenda
     }
 
-    /// A renewal or a change came through; whether it came late.
-    pub(crate) fn granted_again(&self, grant: &Grant, now: Moment) -> bool {
+    /// A change came through.
+    pub(crate) fn changed(&self, grant: &Grant, now: Moment) {
+        self.state().mode = grant.mode;
+        self.renewed(grant, now);
+    }
+
+    /// From now on no more than shared, whether or not the backend has heard of it.
+    pub(crate) fn is_shared_at_most(&self) {
+        self.state().mode = Mode::Shared;
+    }
+
+    /// A renewal came through; whether it came late. Its mode is not taken over: the answer may be older than a change.
+    pub(crate) fn renewed(&self, grant: &Grant, now: Moment) -> bool {
         let mut state = self.state();
         state.fencing_token = state.fencing_token.max(grant.fencing_token);
-        state.mode = grant.mode;
         let Some(term) = grant.lease else { return false };
         match &mut state.lease {
             Some(lease) => {

@@ -234,7 +234,7 @@ impl Keeper {
             match outcome {
                 Renewal::Renewed(grant) => {
                     count(&session.counters.renewals);
-                    if held.granted_again(&grant, now) {
+                    if held.renewed(&grant, now) {
                         count(&session.counters.late_renewals);
                         tracing::warn!(lock = %held.claim.name, "renewed only after two thirds of the TTL");
                     }
@@ -271,7 +271,7 @@ impl Keeper {
             let Some(held) = session.held().get(&claim.id).cloned() else { continue };
             match what {
                 Happening::Renewed(grant) => {
-                    held.granted_again(&grant, self.rt.now());
+                    held.renewed(&grant, self.rt.now());
                     count(&session.counters.renewals);
                 }
                 Happening::Lost(reason) => session.lose(&held, reason),

@@ -322,16 +322,30 @@ async fn acquire_all(
     let explain = |error| session.explain(error, first);
     options.check(&session.backend.capabilities()).map_err(explain)?;
     check_metadata(&options.owner.metadata).map_err(explain)?;
-    let asks = asks(session, names, &options)?;
-    let claims = asks.iter().map(|ask| Claim { name: ask.name.clone(), id: ask.claim_id }).collect();
-    let owed = Owed::new(session, claims);
     let wait = Mutex::new(Wait::default());
     let on_waiting = |waiting: Waiting| heard_waiting(&wait, session, &options.on_wait, first, &waiting);
-    let granted = within(&session.rt, options.timeout, ask_until_answered(session, &asks, &on_waiting)).await;
+    let asking = async {
+        let mut back_off = BackOff::default();
+        loop {
+            let asks = asks(session, names, &options)?;
+            let claims = asks.iter().map(|ask| Claim { name: ask.name.clone(), id: ask.claim_id }).collect();
+            let owed = Owed::new(session, claims);
+            match ask_until_answered(session, &asks, &on_waiting).await {
+                // While we were cut off, the claim left the queue, or was granted and ran out: it waits on as another.
+                Err(error) if error.kind() == ErrorKind::NotHeld && options.entry != Entry::Try => {
+                    count(&session.counters.retries);
+                    drop(owed);
+                    session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
+                }
+                answer => return answer.map(|grants| (asks, owed, grants)),
+            }
+        }
+    };
+    let granted = within(&session.rt, options.timeout, asking).await;
     let wait = wait.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let grants = match granted {
-        Some(Ok(Some(grants))) => grants,
-        Some(Ok(None)) => {
+    let (asks, owed, grants) = match granted {
+        Some(Ok((asks, owed, Some(grants)))) => (asks, owed, grants),
+        Some(Ok((_, owed, None))) => {
             owed.settle();
             return Ok(None);
         }

@@ -24,6 +24,24 @@ impl FileKey {
     pub(crate) fn murmur3(name: &str) -> Self {
         Self::Murmur3(murmur3(name.as_bytes()))
     }
+
+    /// The hash that a file's name is, if it is one.
+    pub(crate) fn parse(file: &str) -> Option<Self> {
+        if file.is_empty() || !file.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        match file.len() {
+            64 => {
+                let mut hash = [0; 32];
+                for (byte, at) in hash.iter_mut().zip((0..64).step_by(2)) {
+                    *byte = u8::from_str_radix(&file[at..at + 2], 16).ok()?;
+                }
+                Some(Self::Sha256(hash))
+            }
+            1..=8 => u32::from_str_radix(file, 16).ok().map(Self::Murmur3),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for FileKey {
@@ -79,6 +97,7 @@ mod tests {
     fn sha256_is_64_lowercase_digits() {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(FileKey::sha256("abc").to_string(), abc);
+        assert!(FileKey::parse(abc) == Some(FileKey::sha256("abc")));
     }
 
     #[test]
@@ -95,5 +114,9 @@ mod tests {
             assert_eq!(murmur3(text.as_bytes()), hash, "{text:?}");
         }
         assert_eq!(FileKey::Murmur3(0xab).to_string(), "ab", "lockgate does not pad");
+        assert!(FileKey::parse("ab") == Some(FileKey::Murmur3(0xab)));
+        for other in ["", "AB", "xyz", "123456789", ".windlass", &"a".repeat(65)] {
+            assert!(FileKey::parse(other).is_none(), "{other:?}");
+        }
     }
 }

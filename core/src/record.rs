@@ -251,9 +251,15 @@ impl Record {
     /// All that decides what happens next, in a form that can be compared.
     #[cfg(test)]
     pub(crate) fn image(&self) -> Image {
-        let holders = self.holders.iter().map(|h| (h.party.id.reveal(), h.party.mode, h.token, h.ends, h.told));
+        let holders =
+            self.holders.iter().map(|h| (h.party.id.reveal(), h.party.mode, h.token, h.ends, h.told));
         let queue = self.queue.iter().map(|w| (w.party.id.reveal(), w.party.mode, w.leaves));
         (holders.collect(), queue.collect(), self.upgrading)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> (usize, usize) {
+        (self.holders.capacity(), self.queue.capacity())
     }
 
     fn holder(&self, id: ClaimId) -> Option<usize> {

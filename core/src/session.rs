@@ -4,7 +4,7 @@
 //! may have held at the moment of the fork: the [`Locker`](crate::Locker) makes a new session there (rule R21).
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     future::Future,
     pin::Pin,
     sync::{
@@ -44,7 +44,8 @@ pub(crate) struct Session {
     pub(crate) owner: Arc<Owner>,
     pub(crate) counters: Counters,
     process: u32,
-    held: Mutex<HashMap<ClaimId, Arc<Held>>>,
+    /// In an order that a run in virtual time repeats.
+    held: Mutex<BTreeMap<ClaimId, Arc<Held>>>,
     closed: AtomicBool,
     keeper: keeper::Doorbell,
 }
@@ -75,7 +76,7 @@ impl Session {
         Ok(())
     }
 
-    pub(crate) fn held(&self) -> MutexGuard<'_, HashMap<ClaimId, Arc<Held>>> {
+    pub(crate) fn held(&self) -> MutexGuard<'_, BTreeMap<ClaimId, Arc<Held>>> {
         // No code of others runs under this mutex.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,7 +166,7 @@ impl Session {
     /// Releases everything that is held.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<()> {
         self.closed.store(true, Ordering::Relaxed);
-        let all: Vec<Arc<Held>> = self.held().drain().map(|(_, held)| held).collect();
+        let all: Vec<Arc<Held>> = std::mem::take(&mut *self.held()).into_values().collect();
         let claims: Few<Claim> = all
             .iter()
             .filter(|held| held.finish(End::Lost(LostReason::SessionEnded)).is_ok())

@@ -21,6 +21,8 @@ use crate::{
 mod ended;
 #[cfg(test)]
 mod exhaustive;
+#[cfg(test)]
+mod tests;
 
 use ended::{Ended, EndedClaims};
 

@@ -52,7 +52,8 @@ fn step() -> impl Strategy<Value = (Step, u128, usize)> {
         };
         let step = match roll(20) {
             0..=6 => {
-                let entry = [Entry::Queue, Entry::Queue, Entry::Queue, Entry::Queue, Entry::Try, Entry::Steal];
+                let entry =
+                    [Entry::Queue, Entry::Queue, Entry::Queue, Entry::Queue, Entry::Try, Entry::Steal];
                 Step::Ask { entry: entry[roll(6) as usize], mode, ttl: 2 + roll(6) }
             }
             7 => Step::Renew,
@@ -114,7 +115,8 @@ impl Run {
                 assert_eq!(gone, naive.waiter_gone(&claim, *grace));
             }
             Step::Force { which } => {
-                let token = which.checked_sub(1).map(|n| naive.holders(&claim).get(n).map_or(999, |h| h.token()));
+                let token =
+                    which.checked_sub(1).map(|n| naive.holders(&claim).get(n).map_or(999, |h| h.token()));
                 let taken = table.force_release(now, &claim.name, token, &mut effects);
                 let tokens: Vec<u64> = taken.iter().map(|holder| holder.fencing_token).collect();
                 assert_eq!(tokens, naive.force_release(&claim, token));
@@ -135,7 +137,8 @@ impl Run {
         let mut naive = std::mem::take(&mut self.naive.effects);
         for effect in &real {
             if let What::Granted(granted) = effect.what {
-                let name = NAMES.iter().position(|name| *name == effect.claim.name.as_str()).expect("one of ours");
+                let name =
+                    NAMES.iter().position(|name| *name == effect.claim.name.as_str()).expect("one of ours");
                 note(&mut self.tokens[name], granted.fencing_token);
             }
         }
@@ -218,7 +221,8 @@ impl Run {
 }
 
 fn fit_together(modes: &[Mode]) -> bool {
-    let limits = modes.iter().filter_map(|mode| if let Mode::Permit(limit) = mode { Some(limit.get()) } else { None });
+    let limits =
+        modes.iter().filter_map(|mode| if let Mode::Permit(limit) = mode { Some(limit.get()) } else { None });
     let room = limits.min().is_none_or(|limit| modes.len() <= limit as usize);
     room && (0..modes.len()).all(|i| (0..i).all(|j| pair(modes[i], modes[j])))
 }

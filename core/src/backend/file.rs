@@ -3,22 +3,25 @@
 use std::{fmt, mem::ManuallyDrop, path::Path, sync::Arc};
 
 use async_trait::async_trait;
+use futures_channel::oneshot;
 use futures_util::stream::BoxStream;
 
 use super::{Backend, Capabilities, OnWaiting, in_turn};
 use crate::{
-    ask::{Ask, Claim, Grant, Holder, Mode, News, Renewal, Status},
+    ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status},
     error::{Error, ErrorKind, Result},
     lockgate::FileKey,
     name::Name,
-    rt::Runtime,
+    rt::{Runtime, thread},
 };
 
 mod dir;
+mod ears;
 mod line;
 mod lockfile;
 mod look;
 mod news;
+mod procfs;
 mod record;
 mod revoke;
 mod slots;
@@ -31,6 +34,8 @@ pub(crate) use dir::default_dir;
 use dir::Directory;
 use line::Begun;
 use news::Inbox;
+use slots::MOST;
+use trouble::trouble;
 
 /// How the files of locks are named: as lockgate names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -86,6 +91,26 @@ impl FileBackend {
         }
     }
 
+    fn check(&self, ask: &Ask) -> Result<()> {
+        let can = self.capabilities();
+        let unsupported = |what| Err(Error::new(ErrorKind::Unsupported, what));
+        match ask.mode {
+            Mode::Upgradable => return unsupported("locks in files cannot be upgraded: the kernel lets others in between"),
+            Mode::Permit(_) if !can.permit => return unsupported("permits in files need Linux, whose locks can be counted"),
+            Mode::Permit(limit) if limit.get() > MOST => {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("a limit of {limit} is too great: a lock in a file has at most {MOST} permits"),
+                ));
+            }
+            _ => {}
+        }
+        if ask.entry == Entry::Steal && !can.steal {
+            return unsupported("locks in files can be stolen on Linux only, where their holders can be told");
+        }
+        Ok(())
+    }
+
     fn at(&self, name: &Name) -> impl Fn(Error) -> Error {
         move |error| error.with_lock(name).with_backend(self.url())
     }
@@ -129,6 +154,7 @@ impl Backend for FileBackend {
     }
 
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
+        self.check(ask).map_err(self.at(&ask.name))?;
         let begun = self.directory()?.begin(self.key(&ask.name), ask, &self.inbox).map_err(self.at(&ask.name))?;
         match begun {
             Begun::Granted(grant) => Ok(Some(grant)),
@@ -150,8 +176,14 @@ impl Backend for FileBackend {
         in_turn(self, asks, waiting).await
     }
 
-    async fn renew(&self, _claims: &[Claim]) -> Result<Vec<Renewal>> {
-        todo!()
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
+        let directory = self.directory()?;
+        let renew = |claim: &Claim| {
+            // Whoever renews a claim hears of it from now on: it may have been handed on by its ticket.
+            let grant = directory.renew(self.key(&claim.name), claim.id, &self.inbox);
+            grant.map_or(Renewal::NotHeld, Renewal::Renewed)
+        };
+        Ok(claims.iter().map(renew).collect())
     }
 
     async fn release(&self, claims: &[Claim]) -> Result<()> {
@@ -162,23 +194,49 @@ impl Backend for FileBackend {
         Ok(())
     }
 
-    async fn change(&self, _claim: &Claim, _to: Mode) -> Result<Grant> {
-        todo!()
+    async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
+        let directory = self.directory()?;
+        if to != Mode::Shared || !self.capabilities().downgrade {
+            return Err(self.at(&claim.name)(Error::new(
+                ErrorKind::Unsupported,
+                "a lock in a file can be changed from exclusive to shared only, and on Linux only: the kernel would let \
+                 others in between; release it and acquire it anew",
+            )));
+        }
+        directory.downgrade(self.key(&claim.name), claim.id).map_err(self.at(&claim.name))
     }
 
     async fn hear(&self) -> Result<Vec<News>> {
-        todo!()
+        let directory = self.directory()?;
+        if self.inbox.listen() {
+            directory.watch_what_is_held();
+        }
+        Ok(self.inbox.next().await)
     }
 
-    async fn inspect(&self, _prefix: &str) -> Result<Vec<Status>> {
-        todo!()
+    async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
+        let directory = self.directory()?;
+        directory.look(prefix).map_err(|e| trouble("read the directory", directory.path(), e).with_backend(self.url()))
     }
 
-    async fn force_release(&self, _name: &Name, _fencing_token: Option<u64>) -> Result<Vec<Holder>> {
-        todo!()
+    async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
+        let (directory, key) = (self.directory()?.clone(), self.key(name));
+        if !self.capabilities().force_release {
+            return Err(self.at(name)(Error::new(ErrorKind::Unsupported, "only on Linux can holders be found and told")));
+        }
+        let (tell, answer) = oneshot::channel();
+        thread("windlass-force", move || {
+            // Whoever asked may be gone.
+            let _ = tell.send(directory.free_by_force(key, fencing_token));
+        })
+        .map_err(|e| Error::new(ErrorKind::Unavailable, format!("cannot start a thread: {e}")).with_source(e))
+        .map_err(self.at(name))?;
+        let gone = || Error::new(ErrorKind::Internal, "the thread that was to free the lock has ended");
+        answer.await.unwrap_or_else(|_| Err(gone())).map_err(self.at(name))
     }
 
     async fn changes(&self, _prefix: &str) -> Result<BoxStream<'static, Result<()>>> {
-        todo!()
+        // Files are named by hashes, so a hint tells not of which lock it is.
+        self.directory()?.hints().map_err(|error| error.with_backend(self.url()))
     }
 }

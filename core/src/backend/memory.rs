@@ -19,7 +19,7 @@ use futures_util::stream::BoxStream;
 use smallvec::SmallVec;
 
 use crate::{
-    ask::{Ask, Claim, Grant, Happening, Holder, Mode, News, Renewal, Status},
+    ask::{Ask, Claim, Grant, Happening, Holder, Mode, News, Renewal, Status, Waiting},
     backend::{Backend, Capabilities, OnWaiting, in_turn},
     error::{Error, ErrorKind, Result},
     name::Name,
@@ -29,6 +29,8 @@ use crate::{
 };
 
 mod spaces;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use watch::Watch;
@@ -328,7 +330,7 @@ impl fmt::Debug for Space {
 /// The answer of the table, with what it takes to wait.
 enum Asked {
     Granted(Granted),
-    Queued(oneshot::Receiver<Granted>, crate::ask::Waiting),
+    Queued(oneshot::Receiver<Granted>, Waiting),
     Busy,
     Over,
 }

@@ -59,6 +59,11 @@ impl EndedClaims {
         self.order.front().map(|(at, _)| *at)
     }
 
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.ended.capacity().max(self.order.capacity())
+    }
+
     /// What is remembered, apart from when it will be forgotten.
     #[cfg(test)]
     pub(super) fn image(&self) -> Vec<(u128, Ended)> {

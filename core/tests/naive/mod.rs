@@ -92,7 +92,8 @@ impl Naive {
             return self.steal(known);
         }
         self.claims.push(known);
-        if ask.entry == Entry::Try && self.next_in(claim).is_none_or(|next| self.claims[next].claim != *claim) {
+        if ask.entry == Entry::Try && self.next_in(claim).is_none_or(|next| self.claims[next].claim != *claim)
+        {
             self.claims.pop();
             self.remember(claim.id, true);
             return Outcome::Busy;
@@ -272,7 +273,9 @@ impl Naive {
         let mut new = Vec::new();
         loop {
             let alone = self.upgrading(any).filter(|_| self.holders(any).len() == 1);
-            let Some(at) = alone.and_then(|up| self.find(&up.claim)).or_else(|| self.next_in(any)) else { break };
+            let Some(at) = alone.and_then(|up| self.find(&up.claim)).or_else(|| self.next_in(any)) else {
+                break;
+            };
             if self.claims[at].holds() {
                 self.claims[at].mode = Mode::Exclusive;
             }

@@ -32,6 +32,8 @@ pub(super) struct Directory {
     pub(super) rt: Arc<dyn Runtime>,
     /// Asked once: it is a system call, and each acquire writes it down.
     pub(super) pid: u32,
+    /// Which life of the machine this is; 0 where the system does not say.
+    pub(super) boot: u32,
     /// Many small tables, so that threads with different locks do not wait for each other's system calls.
     shards: Vec<Mutex<HashMap<FileKey, Line>>>,
     next_id: AtomicU64,
@@ -59,6 +61,7 @@ impl Directory {
             access,
             rt,
             pid: std::process::id(),
+            boot: boot(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             next_id: AtomicU64::new(1),
             watch: Watch::default(),
@@ -149,6 +152,11 @@ impl fmt::Debug for Directory {
 }
 
 const SHARDS: usize = 64;
+
+fn boot() -> u32 {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    id.and_then(|id| u32::from_str_radix(id.get(..8)?, 16).ok()).unwrap_or(0)
+}
 
 type Registry = Mutex<HashMap<(Identity, PathBuf), Weak<Directory>>>;
 

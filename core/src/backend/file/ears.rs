@@ -22,7 +22,7 @@ pub(super) enum To {
     Writes,
     /// That, and files that were open for writing and are closed.
     Changes,
-    /// This file being closed by anybody.
+    /// This file being closed by anybody who had it open for writing.
     Closes,
 }
 
@@ -61,7 +61,7 @@ mod sys {
                 To::Names => names | itself,
                 To::Writes => names | itself | WatchFlags::MODIFY,
                 To::Changes => names | itself | WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE,
-                To::Closes => WatchFlags::CLOSE | itself,
+                To::Closes => WatchFlags::CLOSE_WRITE | itself,
             };
             Ok(add_watch(&self.0, path, flags)?)
         }

@@ -2,7 +2,7 @@
 //!
 //! Every function here runs under the mutex of the line's shard and makes only system calls that do not wait.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 use futures_channel::oneshot;
 
@@ -10,13 +10,15 @@ use super::{
     dir::Directory,
     lockfile::{LockFile, Side, identity},
     news::Inbox,
-    record::{CLEAR_FLAGS, WAITING_AT},
+    record::WAITING_AT,
+    revoke::{Theft, set_flag},
     slots::Slot,
     take::{Obstacle, Taken, Want},
+    trouble::trouble,
 };
 use crate::{
     ask::{Ask, Entry, Grant, Happening, Mode, Owner, Waiting},
-    error::{Error, Result},
+    error::{Error, ErrorKind, LostReason, Result},
     lockgate::FileKey,
     name::{ClaimId, Name},
     time::Moment,
@@ -41,7 +43,7 @@ pub(super) struct Line {
     pub(super) at_slots: bool,
     pub(super) at_theft: bool,
     /// Our own claims that steal.
-    pub(super) theft: Option<super::revoke::Theft>,
+    pub(super) theft: Option<Theft>,
 }
 
 /// A granted claim.
@@ -129,8 +131,8 @@ impl Directory {
             return Ok(Begun::Waiting(answer, self.waiting(key, line, place)));
         }
         let thief = ask.entry == Entry::Steal;
-        if !thief && line.queue.is_empty() && !line.conflicts(ask.mode) {
-            let want = Want { name: &ask.name, mode: ask.mode, owner: &ask.owner, my_turn: false, thief: false };
+        if (thief || line.queue.is_empty()) && !line.conflicts(ask.mode) {
+            let want = Want { name: &ask.name, mode: ask.mode, owner: &ask.owner, my_turn: false, thief };
             if let Taken::Held { file, slot, token } = self.attempt(key, line, &want)? {
                 let grant = Grant { fencing_token: token, mode: ask.mode, lease: None };
                 line.held.push(Held {
@@ -187,9 +189,7 @@ impl Directory {
             self.let_go(held);
         } else if let Some(at) = line.queue.iter().position(|standing| standing.id == id) {
             line.queue.remove(at);
-            if line.queue.iter().all(|standing| !standing.thief) {
-                line.theft = None;
-            }
+            line.end_theft();
         }
         if !line.queue.is_empty() || line.gate.is_some() {
             self.go_on(key, line);
@@ -197,6 +197,47 @@ impl Directory {
         if line.is_idle() {
             shard.remove(&key);
         }
+    }
+
+    /// The grant of a claim that is held; its news go to `inbox` from now on.
+    pub(super) fn renew(self: &Arc<Self>, key: FileKey, id: ClaimId, inbox: &Arc<Inbox>) -> Option<Grant> {
+        let mut shard = self.shard(key);
+        let held = shard.get_mut(&key)?.held.iter_mut().find(|held| held.id == id)?;
+        if !Arc::ptr_eq(&held.inbox, inbox) {
+            held.inbox = inbox.clone();
+            self.held_one(inbox);
+        }
+        Some(held.grant.clone())
+    }
+
+    /// Makes an exclusive claim a shared one, in place.
+    ///
+    /// Linux lets nobody in between: `flock_lock_inode` removes the old lock and adds the new one under one spinlock
+    /// (`flc_lock`), and those that wait have to take that to look again. A million conversions beside three other
+    /// processes showed no gap either.
+    pub(super) fn downgrade(self: &Arc<Self>, key: FileKey, id: ClaimId) -> Result<Grant> {
+        self.with_line(key, |line| {
+            let held = line.held.iter_mut().find(|held| held.id == id).ok_or_else(|| {
+                Error::new(ErrorKind::NotHeld, "the claim is not held: it was released, lost or never granted")
+            })?;
+            match held.grant.mode {
+                Mode::Shared => return Ok(held.grant.clone()),
+                Mode::Exclusive => {}
+                other => {
+                    let message = format!("a claim that is {other} cannot become shared: release it and acquire it anew");
+                    return Err(Error::new(ErrorKind::Unsupported, message));
+                }
+            }
+            // Shared claims get one more than what is written down, and this one is now one of them.
+            let token = held.grant.fencing_token - 1;
+            self.write_record(&held.file, token, Mode::Shared, &held.name, &held.owner)?;
+            // Never waits: it is ours alone.
+            held.file.lock(Side::Shared).map_err(|e| trouble("lock", &self.main_path(key), e))?;
+            held.grant.mode = Mode::Shared;
+            let grant = held.grant.clone();
+            self.go_on(key, line);
+            Ok(grant)
+        })
     }
 
     /// Gives a lock up that was held.
@@ -226,6 +267,11 @@ impl Directory {
             let my_turn = line.gate.is_some() || thief;
             if !my_turn && line.at_gate {
                 return None;
+            }
+            if thief && line.conflicts(mode) {
+                for lost in mem::take(&mut line.held) {
+                    self.lose(lost, LostReason::Stolen);
+                }
             }
             if line.conflicts(mode) {
                 // The end of what we hold comes by here. Until then others are kept out by what we hold if that is
@@ -268,9 +314,7 @@ impl Directory {
     pub(super) fn serve(self: &Arc<Self>, line: &mut Line, file: LockFile, slot: Option<Slot>, token: u64) {
         let Some(head) = line.queue.pop_front() else { return };
         line.wants = None;
-        if head.thief {
-            line.theft = None;
-        }
+        line.end_theft();
         let grant = Grant { fencing_token: token, mode: head.mode, lease: None };
         self.held_one(&head.inbox);
         line.held.push(Held {
@@ -326,17 +370,8 @@ impl Directory {
 
     pub(super) fn gate_is_ours(&self, key: FileKey, line: &mut Line, lock: LockFile) -> Result<()> {
         let main = self.open_main(&self.main_path(key))?;
-        // A flag that cannot be written costs order, no more; what is wrong with the disk is said when the lock is taken.
-        let mut start = [0; CLEAR_FLAGS.len()];
-        let read = main.read_at(&mut start, 0).unwrap_or(0);
-        if super::record::Head::parse(&start[..read]).has_flags {
-            let _ = main.write_at(b"1", WAITING_AT);
-        } else {
-            start = *CLEAR_FLAGS;
-            start[WAITING_AT as usize] = b'1';
-            let _ = main.write_at(&start, 0);
-        }
-        self.announce(key, line, &lock);
+        set_flag(&main, WAITING_AT);
+        self.announce(line, &lock);
         line.gate = Some(Gate { _lock: lock, main });
         Ok(())
     }
@@ -359,8 +394,8 @@ impl Directory {
                 *blocked = Some(Blocked { id, file: file.clone(), doubtful: false });
                 Ok(Some(Job::Main(side, id, file)))
             }
-            Obstacle::Slot => Ok((!std::mem::replace(&mut line.at_slots, true)).then_some(Job::Slots)),
-            Obstacle::Queue => Ok((!std::mem::replace(&mut line.at_theft, true)).then_some(Job::Theft)),
+            Obstacle::Slot => Ok((!mem::replace(&mut line.at_slots, true)).then_some(Job::Slots)),
+            Obstacle::Queue => Ok((!mem::replace(&mut line.at_theft, true)).then_some(Job::Theft)),
         }
     }
 
@@ -405,12 +440,17 @@ impl Line {
 
     pub(super) fn fail_head(&mut self, error: Error) {
         if let Some(head) = self.queue.pop_front() {
-            if head.thief {
-                self.theft = None;
-            }
             let _ = head.tell.send(Err(error));
         }
         self.wants = None;
+        self.end_theft();
+    }
+
+    /// Once there is no thief any more.
+    fn end_theft(&mut self) {
+        if self.theft.is_some() && self.queue.iter().all(|standing| !standing.thief) {
+            self.theft = None;
+        }
     }
 
     pub(super) fn tell_contended(&mut self) {

@@ -43,6 +43,13 @@ impl LockFile {
         Ok(Self(file))
     }
 
+    /// Opens the file where it is there.
+    pub(super) fn open_existing(path: &Path) -> Result<Self> {
+        let file = sys::open_existing(path)?;
+        fork::opened(&file);
+        Ok(Self(file))
+    }
+
     /// Locks the file if that can be done without waiting.
     pub(super) fn try_lock(&self, side: Side) -> Result<bool> {
         loop {
@@ -139,6 +146,11 @@ pub(super) fn identity(path: &Path) -> Result<Option<Identity>> {
     }
 }
 
+/// The number of the file behind a path; 0 where there are no such numbers.
+pub(super) fn inode_of(path: &Path) -> Option<u64> {
+    identity(path).ok().flatten().map(|identity| identity.inode)
+}
+
 /// Opens a file to look at it: no lock, nothing made, nothing written.
 pub(super) fn open_to_read(path: &Path) -> Result<File> {
     sys::open_to_read(path)
@@ -171,6 +183,10 @@ mod sys {
 
     /// `O_NONBLOCK`, so that a fifo or a device that somebody put there cannot hang us.
     const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+    pub(super) fn open_existing(path: &Path) -> Result<File> {
+        Ok(open_at(path, OFlags::RDWR | SAFE, Mode::empty())?.into())
+    }
 
     pub(super) fn open(path: &Path, mode: u32) -> Result<File> {
         // Twice only if somebody makes and removes the file in between, again and again.
@@ -268,6 +284,10 @@ mod sys {
     use super::{Identity, Stat};
 
     const SAME: Identity = Identity { device: 0, inode: 0 };
+
+    pub(super) fn open_existing(path: &Path) -> Result<File> {
+        OpenOptions::new().read(true).write(true).open(path)
+    }
 
     pub(super) fn open(path: &Path, _mode: u32) -> Result<File> {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)

@@ -1,19 +1,43 @@
-//! Who holds and who waits.
-use super::{dir::Directory, line::Line};
-use crate::{ask::{Holder, Waiting}, lockgate::FileKey};
+//! Who holds a lock and who stands in line, for people to see.
+//!
+//! Claims of this process are known exactly. Of other processes the kernel knows who holds and who waits
+//! (`/proc/locks`); the record and the gate say what they call themselves, as far as they had to write it down: the last
+//! exclusive holder or permit, and the head of the queue. Others are named by what the system knows of their process. A
+//! foreign program is shown like that, too. A process in another pid namespace is not seen, and a waiter of another
+//! process that has given up may be seen until it is its turn.
 
-impl Directory {
-    pub(super) fn waiting(&self, _key: FileKey, line: &Line, place: usize) -> Waiting {
-        let now = self.rt.now();
-        Waiting {
-            holders: line.held.iter().map(|held| held.holder(now)).collect(),
-            place: line.gate.is_some().then_some(place + 1),
-        }
-    }
+use std::{collections::HashMap, fs, io::Read, path::Path, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    dir::Directory,
+    line::{Held, Line},
+    lockfile::{inode_of, open_to_read, read_head},
+    procfs::{KernelLock, parse_locks, parse_mount_id, parse_mountinfo, parse_user},
+    record::{LONGEST, Record},
+};
+use crate::{
+    ask::{Holder, Mode, Owner, Status, Waiter, Waiting},
+    lockgate::FileKey,
+    name::Name,
+    time::Moment,
+};
+
+/// Who stands at the gate, as it says itself.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Announcement {
+    pub(super) pid: u32,
+    pub(super) mode: Mode,
+    #[serde(flatten)]
+    pub(super) owner: Owner,
+    /// Wall-clock milliseconds, for people.
+    #[serde(rename = "since_ms")]
+    pub(super) since: u64,
 }
 
-impl super::line::Held {
-    pub(super) fn holder(&self, now: crate::time::Moment) -> Holder {
+impl Held {
+    pub(super) fn holder(&self, now: Moment) -> Holder {
         Holder {
             owner: (*self.owner).clone(),
             mode: self.grant.mode,
@@ -22,3 +46,238 @@ impl super::line::Held {
         }
     }
 }
+
+impl Directory {
+    /// Why one waits: cheap, because everybody who waits asks.
+    pub(super) fn waiting(&self, key: FileKey, line: &Line, place: usize) -> Waiting {
+        let now = self.rt.now();
+        let mut holders: Vec<Holder> = line.held.iter().map(|held| held.holder(now)).collect();
+        if holders.is_empty() {
+            // The last one that was written down, which it is as a rule.
+            holders.extend(self.read_record(key).map(|record| holder_of(&record, now)));
+        }
+        // Where we have to wait at the gate it is not known how many stand before us there.
+        Waiting { holders, place: (!line.at_gate).then_some(place + 1) }
+    }
+
+    pub(super) fn read_record(&self, key: FileKey) -> Option<Record> {
+        let file = open_to_read(&self.main_path(key)).ok()?;
+        Record::parse(&read_head(&file, LONGEST).ok()?)
+    }
+
+    /// The other processes that hold a lock.
+    pub(super) fn others_that_hold(&self, key: FileKey) -> Vec<(u32, Holder)> {
+        let Some(inode) = inode_of(&self.main_path(key)) else { return Vec::new() };
+        let locks = self.kernel_locks();
+        let record = self.read_record(key);
+        self.holders(&locks, inode, record.as_ref())
+    }
+
+    /// Every lock that is held or waited for, and has a name that begins with `prefix`.
+    pub(super) fn look(&self, prefix: &str) -> std::io::Result<Vec<Status>> {
+        let locks = self.kernel_locks();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.path())? {
+            let entry = entry?;
+            let Some(key) = entry.file_name().to_str().and_then(FileKey::parse) else { continue };
+            let here = self.is_known(key);
+            // Almost all files of a directory are of locks that nobody holds: they are not opened.
+            if !here && !Self::may_be_held(&entry, &locks) {
+                continue;
+            }
+            let status = self.status(key, &locks);
+            found.extend(status.filter(|status| status.name.as_str().starts_with(prefix)));
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    fn is_known(&self, key: FileKey) -> bool {
+        self.shard(key).contains_key(&key)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn may_be_held(entry: &fs::DirEntry, locks: &[KernelLock]) -> bool {
+        let inode = std::os::unix::fs::DirEntryExt::ino(entry);
+        locks.iter().any(|lock| lock.inode == inode)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn may_be_held(_entry: &fs::DirEntry, _locks: &[KernelLock]) -> bool {
+        true
+    }
+
+    /// One lock; `None` where nobody holds it or waits for it, or where nobody has written down its name.
+    pub(super) fn status(&self, key: FileKey, locks: &[KernelLock]) -> Option<Status> {
+        let now = self.rt.now();
+        let record = self.read_record(key);
+        let inode = inode_of(&self.main_path(key));
+        let gate = inode_of(&self.side_path(key, "queue"));
+        let mut holders = Vec::new();
+        let mut ours = Vec::new();
+        let mut name = None;
+        if let Some(line) = self.shard(key).get(&key) {
+            name = line.held.first().map(|held| &held.name).or(line.queue.front().map(|head| &head.name)).cloned();
+            holders.extend(line.held.iter().map(|held| held.holder(now)));
+            ours.extend(line.queue.iter().map(|standing| Waiter {
+                owner: (*standing.owner).clone(),
+                mode: standing.mode,
+                waited_for: Some(now.since(standing.since)),
+            }));
+        }
+        if let Some(inode) = inode {
+            holders.extend(self.holders(locks, inode, record.as_ref()).into_iter().map(|(_, holder)| holder));
+        }
+        let name = name.or_else(|| {
+            let name: Name = record.as_ref()?.name.parse().ok()?;
+            // Somebody may have copied the file.
+            [FileKey::sha256(name.as_str()), FileKey::murmur3(name.as_str())].contains(&key).then_some(name)
+        })?;
+        let mut waiters = Vec::new();
+        for lock in locks.iter().filter(|lock| Some(lock.inode) == gate) {
+            // At the gate a process stands for all of its queue.
+            if lock.pid == self.pid {
+                waiters.append(&mut ours);
+            } else {
+                waiters.push(self.waiter(key, lock.pid, now));
+            }
+        }
+        waiters.append(&mut ours);
+        if holders.is_empty() && waiters.is_empty() {
+            return None;
+        }
+        Some(Status { name, holders, waiters })
+    }
+
+    /// Holders in other processes.
+    fn holders(&self, locks: &[KernelLock], inode: u64, record: Option<&Record>) -> Vec<(u32, Holder)> {
+        let now = self.rt.now();
+        let mut holders = Vec::new();
+        for lock in locks.iter().filter(|lock| lock.inode == inode && !lock.waits && lock.pid != self.pid) {
+            let told = record.filter(|record| {
+                record.pid == lock.pid && lock.exclusive == (record.mode == Mode::Exclusive)
+            });
+            holders.push((lock.pid, match (told, record) {
+                (Some(record), _) if record.mode != Mode::Shared => holder_of(record, now),
+                (_, Some(record)) if !lock.exclusive => Holder {
+                    owner: process(lock.pid),
+                    mode: if matches!(record.mode, Mode::Permit(_)) { record.mode } else { Mode::Shared },
+                    fencing_token: if matches!(record.mode, Mode::Permit(_)) { 0 } else { record.token + 1 },
+                    held_for: None,
+                },
+                _ => Holder {
+                    owner: process(lock.pid),
+                    mode: if lock.exclusive { Mode::Exclusive } else { Mode::Shared },
+                    fencing_token: 0,
+                    held_for: None,
+                },
+            }));
+        }
+        holders
+    }
+
+    fn waiter(&self, key: FileKey, pid: u32, now: Moment) -> Waiter {
+        let said = open_to_read(&self.side_path(key, "queue"))
+            .and_then(|file| read_head(&file, LONGEST))
+            .ok()
+            .and_then(|bytes| serde_json::Deserializer::from_slice(&bytes).into_iter::<Announcement>().next()?.ok())
+            .filter(|said| said.pid == pid);
+        match said {
+            Some(said) => Waiter {
+                owner: said.owner,
+                mode: said.mode,
+                waited_for: now.wall.checked_sub(Duration::from_millis(said.since)),
+            },
+            // What it wants to do is not known; most want this.
+            None => Waiter { owner: process(pid), mode: Mode::Exclusive, waited_for: None },
+        }
+    }
+
+    /// The locks by flock(2) on the file system of this directory.
+    ///
+    /// The kernel gives the list out a page at a time, and passes over locks between two pages, or gives them twice, when
+    /// others come and go meanwhile. So a list of more than a page is read until it stands still, and what was seen
+    /// once was there.
+    pub(super) fn kernel_locks(&self) -> Vec<KernelLock> {
+        let device = device(self.path());
+        let mut locks: Vec<KernelLock> = Vec::new();
+        let mut known: HashMap<KernelLock, usize> = HashMap::new();
+        let mut before = String::new();
+        for _ in 0..20 {
+            let text = read_locks().unwrap_or_default();
+            let mut here: HashMap<KernelLock, usize> = HashMap::new();
+            for lock in parse_locks(&text).filter(|lock| device.is_none_or(|device| lock.device == device)) {
+                let (here, known) = (here.entry(lock).or_default(), known.entry(lock).or_default());
+                *here += 1;
+                // A process can have several shared locks on a file, by as many claims.
+                if *here > *known && (*known == 0 || !lock.exclusive) {
+                    *known += 1;
+                    locks.push(lock);
+                }
+            }
+            if text.len() < 4000 || text == before {
+                break;
+            }
+            before = text;
+        }
+        locks
+    }
+}
+
+/// In large pieces: the kernel fills a small one with a lock or two, and then has lost its place in the list.
+fn read_locks() -> std::io::Result<String> {
+    let mut file = fs::File::open("/proc/locks")?;
+    let (mut piece, mut bytes) = (vec![0; 256 * 1024], Vec::new());
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            n => bytes.extend_from_slice(&piece[..n]),
+        }
+    }
+}
+
+/// The number that the kernel has for the file system of a directory. On btrfs and overlayfs stat(2) gives another one.
+#[cfg(unix)]
+fn device(path: &Path) -> Option<(u32, u32)> {
+    use std::os::fd::AsRawFd;
+    let directory = fs::File::open(path).ok()?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", directory.as_raw_fd())).ok()?;
+    parse_mountinfo(&fs::read_to_string("/proc/self/mountinfo").ok()?, parse_mount_id(&info)?)
+}
+
+#[cfg(not(unix))]
+fn device(_path: &Path) -> Option<(u32, u32)> {
+    None
+}
+
+fn holder_of(record: &Record, now: Moment) -> Holder {
+    Holder {
+        owner: record.owner.clone(),
+        mode: record.mode,
+        fencing_token: record.token,
+        held_for: record.since.and_then(|since| now.wall.checked_sub(since)),
+    }
+}
+
+/// A process, by what the system knows of it: `user@host:pid`.
+fn process(pid: u32) -> Owner {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let status = text(&format!("/proc/{pid}/status"));
+    let uid = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .and_then(|uids| uids.split_ascii_whitespace().next()?.parse().ok());
+    let user = uid.map_or_else(
+        || "somebody".to_owned(),
+        |uid| parse_user(&text("/etc/passwd"), uid).map_or_else(|| format!("uid{uid}"), str::to_owned),
+    );
+    let host = text("/proc/sys/kernel/hostname");
+    let host = if host.is_empty() { "localhost" } else { host.trim() };
+    let mut owner = Owner { owner: format!("{user}@{host}:{pid}"), ..Owner::default() };
+    let command = text(&format!("/proc/{pid}/comm"));
+    if !command.is_empty() {
+        owner.metadata.insert("command".to_owned(), command.trim().to_owned());
+    }
+    owner
+}
+

@@ -2,8 +2,8 @@
 //! places. Pure: bytes in, bytes out.
 //!
 //! ```text
-//! {"waiting":0,"stealing":0,"fencing_token":    1763703419123456,"mode":"exclusive","limit":         0,"version":1,
-//!  "pid":4711,"since":"2026-11-21T05:13:00.123456Z","name":"deploy","owner":"ann@build-7:4711"}
+//! {"waiting":0,"stealing":0,"fencing_token":    1763703419123456,"mode":"exclusive","boot":"5c7d0f12","limit":         0,
+//!  "version":1,"pid":4711,"since":"2026-11-21T05:13:00.123456Z","name":"deploy","owner":"ann@build-7:4711"}
 //! ```
 //!
 //! It tells of the last grant that was written down. Whether that one still holds the lock it does not tell: the kernel
@@ -20,7 +20,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use crate::ask::{Mode, Owner};
 
 /// What an acquire reads: all that has a fixed place.
-pub(super) const HEAD: usize = 81;
+pub(super) const HEAD: usize = 99;
 /// The most that is read of a file: a record with a name, an owner and metadata of the greatest length.
 pub(super) const LONGEST: usize = 64 * 1024;
 /// Where the holder's part starts.
@@ -53,6 +53,9 @@ pub(super) struct Head {
     pub(super) stealing: bool,
     /// The last fencing token that was written down, and for whom.
     pub(super) last: Option<(u64, Kind)>,
+    /// In which life of the machine. What was written in an earlier one may be an old state of the file: nobody waits
+    /// for the disk, and the power may have failed.
+    pub(super) boot: u32,
 }
 
 impl Head {
@@ -75,7 +78,13 @@ impl Head {
         } else {
             None
         };
-        Self { has_flags, waiting: has_flags && one(WAITING_AT), stealing: has_flags && one(STEALING_AT), last }
+        let boot = bytes
+            .get(90..98)
+            .filter(|_| part(81, b",\"boot\":\""))
+            .and_then(|boot| u32::from_str_radix(std::str::from_utf8(boot).ok()?, 16).ok());
+        let last = last.filter(|_| boot.is_some());
+        let boot = boot.unwrap_or(0);
+        Self { boot, has_flags, waiting: has_flags && one(WAITING_AT), stealing: has_flags && one(STEALING_AT), last }
     }
 }
 
@@ -84,6 +93,7 @@ impl Head {
 pub(super) struct Entry<'a> {
     pub(super) token: u64,
     pub(super) mode: Mode,
+    pub(super) boot: u32,
     pub(super) pid: u32,
     /// Wall-clock time, for people.
     pub(super) since: Duration,
@@ -103,9 +113,10 @@ impl Entry<'_> {
         // Writing to a String cannot fail.
         let _ = write!(
             text,
-            ",\"fencing_token\":{:>20},\"mode\":{mode},\"limit\":{limit:>10},\"version\":1,\"pid\":{},\
-             \"since\":\"{}\"",
+            ",\"fencing_token\":{:>20},\"mode\":{mode},\"boot\":\"{:08x}\",\"limit\":{limit:>10},\"version\":1,\
+             \"pid\":{},\"since\":\"{}\"",
             self.token,
+            self.boot,
             self.pid,
             Rfc3339(self.since),
         );
@@ -242,7 +253,7 @@ mod tests {
     }
 
     fn entry<'a>(name: &'a str, owner: &'a Owner, mode: Mode) -> Entry<'a> {
-        Entry { token: 1_763_703_419_123_456, mode, pid: 4711, since: Duration::from_micros(1_795_238_000_123_456), name, owner }
+        Entry { token: 1_763_703_419_123_456, mode, boot: 0xb007, pid: 4711, since: Duration::from_micros(1_795_238_000_123_456), name, owner }
     }
 
     fn permit(limit: u32) -> Mode {
@@ -260,6 +271,7 @@ mod tests {
             let head = Head::parse(&bytes[..HEAD]);
             assert!(head.has_flags && head.waiting && !head.stealing);
             assert_eq!(head.last.map(|last| last.0), Some(1_763_703_419_123_456));
+            assert_eq!(head.boot, 0xb007);
             let record = Record::parse(&bytes).unwrap();
             assert_eq!((record.name.as_str(), record.mode, record.pid), ("a/b \u{1f512}", mode, 4711));
             assert_eq!(record.owner, owner);
@@ -302,7 +314,8 @@ mod tests {
 
     #[test]
     fn a_token_that_cannot_be_ours_is_none() {
-        let mut entry = entry("n", &Owner { owner: String::new(), metadata: BTreeMap::new() }, Mode::Exclusive);
+        let owner = Owner::default();
+        let mut entry = entry("n", &owner, Mode::Exclusive);
         entry.token = u64::MAX;
         assert_eq!(Head::parse(&file(b'0', &entry)).last, None);
     }

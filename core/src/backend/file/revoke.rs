@@ -1,25 +1,374 @@
-//! Stealing and freeing by force.
-use std::sync::Arc;
+//! Taking a lock from those who hold it.
+//!
+//! Nobody can unlock another process's file, and nobody should: a foreign client would never learn of it. So a holder of
+//! ours is told, and its process unlocks at once, whatever the program itself is doing. Whoever takes writes
+//! `.windlass/HASH.revoke` and keeps it locked while that is in force: one that was killed revokes nothing any more. The
+//! holder's process hears of it (watch.rs), unlocks, and adds its pid to the file.
+//!
+//! A thief also sets the flag `stealing` in the lock file: whoever gets the lock and sees it gives it back as long as
+//! the thief lives. That is how a thief comes ahead of those who wait.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     dir::Directory,
-    line::{Job, Line, Standing},
-    lockfile::LockFile,
+    ears::{Ears, To, wait},
+    line::{Held, Job, Line, Standing},
+    lockfile::{LockFile, Side, open_to_read, read_head},
+    look::Announcement,
+    record::{CLEAR_FLAGS, HEAD, Head, STEALING_AT},
+    trouble::trouble,
 };
-use crate::{error::Result, lockgate::FileKey};
+use crate::{
+    ask::{Happening, Holder, Mode},
+    error::{Error, ErrorKind, LostReason, Result},
+    lockgate::FileKey,
+};
 
-pub(super) struct Theft;
+/// How long `force_release` waits for holders in other processes to let go: it takes them a millisecond, unless they
+/// are stopped.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it waits for the answer of one that has let go already.
+const ANSWER_WITHIN: Duration = Duration::from_millis(200);
+
+/// Which claims, and why. The first line of the file; the pids of those who have obeyed follow.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    reason: LostReason,
+    /// Those with this fencing token alone.
+    fencing_token: Option<u64>,
+    /// Those with a smaller one alone: not those that were granted since.
+    below: Option<u64>,
+    /// Who gives the order. That process has seen to its own claims.
+    pid: u32,
+}
+
+/// An order in force, once it is written.
+struct Revocation {
+    /// Locked.
+    file: LockFile,
+    path: PathBuf,
+}
+
+impl Revocation {
+    fn begin(directory: &Directory, key: FileKey) -> Result<Self> {
+        let path = directory.side_path(key, "revoke");
+        loop {
+            let file = directory.open_side(&path)?;
+            if !file.try_lock(Side::Exclusive).map_err(|e| trouble("lock", &path, e))? {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "somebody else takes this lock by force just now: ask again",
+                )
+                .with_retry_after(Duration::from_millis(50)));
+            }
+            if directory.is_current(&file, &path)? {
+                return Ok(Self { file, path });
+            }
+        }
+    }
+
+    fn order(&self, order: &Order) -> Result<()> {
+        let mut line = serde_json::to_vec(order).map_err(|e| trouble("write", &self.path, e.into()))?;
+        line.push(b'\n');
+        let written = self.file.truncate(0).and_then(|()| self.file.write_at(&line, 0));
+        written.map_err(|e| trouble("write", &self.path, e))
+    }
+}
+
+impl Drop for Revocation {
+    fn drop(&mut self) {
+        // Everybody who opens this file looks again whether it is still there, so it may go. If it cannot be removed,
+        // it is an order of nobody as soon as it is unlocked.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A theft under way in this process: until the thief has the lock or gives up.
+pub(super) struct Theft {
+    revocation: Revocation,
+    main: LockFile,
+}
+
+impl Theft {
+    fn begin(directory: &Directory, key: FileKey) -> Result<Self> {
+        let main = directory.open_main(&directory.main_path(key))?;
+        let revocation = Revocation::begin(directory, key)?;
+        // The flag comes first: when the holder obeys, whoever waits in the kernel gets the lock, and must see it.
+        set_flag(&main, STEALING_AT);
+        let theft = Self { revocation, main };
+        // All of them, and those that get it in the very moment.
+        theft.revocation.order(&Order {
+            reason: LostReason::Stolen,
+            fencing_token: None,
+            below: None,
+            pid: directory.pid,
+        })?;
+        Ok(theft)
+    }
+}
+
+impl Drop for Theft {
+    fn drop(&mut self) {
+        // If that fails, the next one finds a flag without a thief.
+        let _ = self.main.write_at(b"0", STEALING_AT);
+    }
+}
+
+/// Sets one of the flags of a lock file. If that cannot be done it costs order, no more; what is wrong with the disk is
+/// said when the lock is taken.
+pub(super) fn set_flag(main: &LockFile, at: u64) {
+    let mut start = [0; HEAD];
+    let read = main.read_at(&mut start, 0).unwrap_or(0);
+    let _ = if Head::parse(&start[..read]).has_flags {
+        main.write_at(b"1", at)
+    } else {
+        let mut flags = *CLEAR_FLAGS;
+        flags[at as usize] = b'1';
+        main.write_at(&flags, 0)
+    };
+}
 
 impl Directory {
-    pub(super) fn steal(self: &Arc<Self>, _key: FileKey, line: &mut Line, standing: Standing) -> Result<usize> {
-        line.queue.push_front(standing);
-        Ok(0)
+    /// Takes the lock from those who hold it, and puts a thief at the head of our queue, behind thieves that were there
+    /// before. Its place.
+    pub(super) fn steal(self: &Arc<Self>, key: FileKey, line: &mut Line, standing: Standing) -> Result<usize> {
+        if line.theft.is_none() {
+            line.theft = Some(Theft::begin(self, key)?);
+        }
+        let place = line.queue.iter().take_while(|standing| standing.thief).count();
+        line.queue.insert(place, standing);
+        line.wants = None;
+        if matches!(line.queue[place].mode, Mode::Permit(_)) {
+            // Others that conflict are seen to by the pump. Permits are in the way only when there are too many of them,
+            // and then all of them are.
+            for lost in std::mem::take(&mut line.held) {
+                self.lose(lost, LostReason::Stolen);
+            }
+        }
+        Ok(place)
     }
-    pub(super) fn is_being_stolen(&self, _key: FileKey) -> Result<bool> {
+
+    /// Gives a lock up, and tells its holder.
+    pub(super) fn lose(&self, held: Held, reason: LostReason) {
+        held.inbox.push(&held.name, held.id, Happening::Lost(reason));
+        self.let_go(held);
+    }
+
+    /// Whether the thief that the flag tells of still lives, here or in another process.
+    pub(super) fn is_being_stolen(&self, key: FileKey) -> Result<bool> {
+        let path = self.side_path(key, "revoke");
+        let file = match LockFile::open_existing(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(trouble("open", &path, e)),
+        };
+        if !file.try_lock(Side::Exclusive).map_err(|e| trouble("lock", &path, e))? {
+            return Ok(true);
+        }
+        if self.is_current(&file, &path)? {
+            // Left by one that was killed.
+            let _ = fs::remove_file(&path);
+        }
         Ok(false)
     }
-    pub(super) fn work_at_theft(self: &Arc<Self>, _key: FileKey) -> Option<Job> {
-        None
+
+    /// Waits until the theft in another process is over.
+    pub(super) fn work_at_theft(self: &Arc<Self>, key: FileKey) -> Option<Job> {
+        if let Ok(file) = LockFile::open_existing(&self.side_path(key, "revoke")) {
+            // If it cannot be locked the pump sees why.
+            let _ = file.lock(Side::Shared);
+        }
+        self.with_line(key, |line| {
+            line.at_theft = false;
+            self.pump(key, line)
+        })
     }
-    pub(super) fn announce(&self, _key: FileKey, _line: &Line, _gate: &LockFile) {}
+
+    /// Says at the gate who stands there: for people, and for the holder, whose process hears the file being written to.
+    pub(super) fn announce(&self, line: &Line, gate: &LockFile) {
+        if let Some(head) = line.queue.front()
+            && let Ok(text) = serde_json::to_vec(&Announcement {
+                pid: self.pid,
+                mode: head.mode,
+                owner: (*head.owner).clone(),
+                since: u64::try_from(head.since.wall.as_millis()).unwrap_or(0),
+            })
+        {
+            let mut text = text;
+            text.resize(text.len().max(255), b' ');
+            text.push(b'\n');
+            // Nobody depends on it.
+            let _ = gate.write_at(&text, 0);
+        }
+    }
+
+    /// Does what an order says that has come for a lock of ours.
+    pub(super) fn obey(self: &Arc<Self>, key: FileKey) {
+        let path = self.side_path(key, "revoke");
+        let Some(order) = read_order(&path).filter(|order| order.pid != self.pid) else { return };
+        if !self.is_in_force(&path) {
+            return;
+        }
+        if answers(&path).iter().any(|answer| answer.pid == self.pid) {
+            return;
+        }
+        let freed = self.with_line(key, |line| {
+            if line.held.is_empty() {
+                return None;
+            }
+            let lost: Vec<Held> = line
+                .held
+                .extract_if(.., |held| {
+                    let token = held.grant.fencing_token;
+                    order.fencing_token.is_none_or(|wanted| wanted == token)
+                        && order.below.is_none_or(|below| token < below)
+                })
+                .collect();
+            let mut answer = self.pid.to_string();
+            for held in lost {
+                let _ = write!(answer, " {}", held.grant.fencing_token);
+                self.lose(held, order.reason);
+            }
+            self.go_on(key, line);
+            Some(answer + "\n")
+        });
+        if let Some(answer) = freed
+            && let Ok(mut file) = fs::OpenOptions::new().append(true).open(&path)
+        {
+            // Whoever gave the order also looks who holds the lock.
+            let _ = file.write_all(answer.as_bytes());
+        }
+    }
+
+    /// Whether somebody holds the lock of whom the system does not tell us.
+    fn is_held_unseen(&self, key: FileKey) -> Result<bool> {
+        let path = self.main_path(key);
+        match LockFile::open_existing(&path) {
+            Ok(file) => Ok(!file.try_lock(Side::Exclusive).map_err(|e| trouble("lock", &path, e))?),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(trouble("open", &path, e)),
+        }
+    }
+
+    fn is_in_force(&self, path: &Path) -> bool {
+        LockFile::open_existing(path).is_ok_and(|file| matches!(file.try_lock(Side::Shared), Ok(false)))
+    }
+
+    /// Frees a lock as an operator. Waits, so it wants a thread of its own.
+    pub(super) fn free_by_force(self: &Arc<Self>, key: FileKey, token: Option<u64>) -> Result<Vec<Holder>> {
+        let mut taken = Vec::new();
+        let now = self.rt.now();
+        self.with_line(key, |line| {
+            let matches = |held: &Held| token.is_none_or(|token| held.grant.fencing_token == token);
+            for held in line.held.extract_if(.., |held| matches(held)) {
+                taken.push(held.holder(now));
+                self.lose(held, LostReason::ForceReleased);
+            }
+            self.go_on(key, line);
+        });
+        let others: Vec<(u32, Holder)> = self
+            .others_that_hold(key)
+            .into_iter()
+            // Of shared claims and permits of others it is not known which fencing token they have: they know it.
+            .filter(|(_, holder)| {
+                holder.mode != Mode::Exclusive || token.is_none_or(|token| holder.fencing_token == token)
+            })
+            .collect();
+        if others.is_empty() {
+            if taken.is_empty() && token.is_none() && self.is_held_unseen(key)? {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the lock is held by a process that cannot be seen from here, in another container perhaps: stop it there",
+                ));
+            }
+            return Ok(taken);
+        }
+        let below = self.read_record(key).map(|record| record.token + 2);
+        let order = Order { reason: LostReason::ForceReleased, fencing_token: token, below, pid: self.pid };
+        let ears = Ears::new().ok();
+        let main = self.main_path(key);
+        if let Some(ears) = &ears {
+            // Its being closed is heard before its lock is gone, so the pauses below start short.
+            let _ = ears.listen(&main, To::Closes);
+        }
+        let revocation = Revocation::begin(self, key)?;
+        revocation.order(&order)?;
+        if let Some(ears) = &ears {
+            let _ = ears.listen(&revocation.path, To::Writes);
+        }
+        let begun = self.rt.now();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let answers = answers(&revocation.path);
+            let holding = self.others_that_hold(key);
+            let mut left: Vec<u32> = others.iter().map(|(pid, _)| *pid).collect();
+            let waited = self.rt.now().since(begun);
+            left.retain(|pid| {
+                // A holder unlocks first and answers then; one that has died does not answer.
+                let holds = holding.iter().any(|(holding, _)| holding == pid);
+                let may_answer = waited < ANSWER_WITHIN && Path::new(&format!("/proc/{pid}")).exists();
+                answers.iter().all(|answer| answer.pid != *pid) && (holds || may_answer)
+            });
+            if left.is_empty() {
+                for answer in answers {
+                    let Some((_, holder)) = others.iter().find(|(pid, _)| *pid == answer.pid) else { continue };
+                    taken.extend(
+                        answer.tokens.into_iter().map(|fencing_token| Holder { fencing_token, ..holder.clone() }),
+                    );
+                }
+                return Ok(taken);
+            }
+            if waited >= PATIENCE {
+                left.dedup();
+                let pids: Vec<String> = left.iter().map(u32::to_string).collect();
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "process {} holds the lock and does not answer: it is stopped, or it is a program that cannot \
+                         be told, such as flock(1); the lock is free when it ends",
+                        pids.join(", ")
+                    ),
+                ));
+            }
+            pause = if wait(ears.as_ref(), pause) { Duration::from_millis(1) } else { pause * 2 };
+            pause = pause.min(Duration::from_millis(100));
+            if let Some(ears) = &ears {
+                ears.hear(|_| ());
+            }
+        }
+    }
+}
+
+fn read_order(path: &Path) -> Option<Order> {
+    let bytes = read_head(&open_to_read(path).ok()?, 4096).ok()?;
+    serde_json::from_slice(bytes.split(|byte| *byte == b'\n').next()?).ok()
+}
+
+/// What a process that holds the lock has done about an order: the fencing tokens of the claims that it gave up.
+struct Answer {
+    pid: u32,
+    tokens: Vec<u64>,
+}
+
+fn answers(path: &Path) -> Vec<Answer> {
+    let bytes = open_to_read(path).and_then(|file| read_head(&file, 64 * 1024)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    // An answer without its end is still being written.
+    let complete = text.split_inclusive('\n').skip(1).filter(|line| line.ends_with('\n'));
+    let answer = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let pid = words.next()?.parse().ok()?;
+        Some(Answer { pid, tokens: words.filter_map(|token| token.parse().ok()).collect() })
+    };
+    complete.filter_map(answer).collect()
 }

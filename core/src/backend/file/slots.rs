@@ -9,13 +9,13 @@
 //! a file that nobody locks with flock(2) (rule R25). Byte 0 is locked by whoever counts: for a few system calls, never
 //! while waiting.
 
-use std::{io, num::NonZeroU32, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{fs::File, io, num::NonZeroU32, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 use super::{
     dir::Directory,
     ears::{Ears, To, wait},
     line::Job,
-    lockfile::LockFile,
+    lockfile::{LockFile, open_to_read},
     trouble::trouble,
 };
 use crate::{error::Result, lockgate::FileKey};
@@ -69,21 +69,20 @@ impl Slots {
     }
 
     fn take_byte(&self, limit: i64) -> io::Result<bool> {
-        let mut taken = Vec::new();
-        let mut ranges = vec![(region(1), END)];
-        while let Some((from, to)) = ranges.pop() {
-            if let Some(byte) = self.taken_in(from, to)? {
-                taken.push(byte);
-                ranges.push((from, byte));
-                ranges.push((byte + 1, to));
-            }
-        }
-        let smallest = taken.iter().map(|byte| byte >> 20).chain([limit]).min().unwrap_or(limit);
-        if taken.len() as i64 >= smallest {
+        let taken = taken(self.0.file())?;
+        if !has_room(&taken, limit) {
             return Ok(false);
         }
         let free = (region(limit)..region(limit + 1)).find(|byte| !taken.contains(byte));
         free.map_or(Ok(false), |byte| self.lock(byte))
+    }
+
+    /// Whether there seems to be a free permit. Does not disturb those who listen for the file being closed, because it
+    /// opens it for reading only.
+    pub(super) fn seem_free(directory: &Directory, key: FileKey, limit: NonZeroU32) -> bool {
+        open_to_read(&directory.side_path(key, "permits"))
+            .and_then(|file| taken(&file))
+            .map_or(true, |taken| has_room(&taken, limit.get().into()))
     }
 
     /// Ends counting, and keeps what was taken.
@@ -101,18 +100,36 @@ impl Slots {
         }
     }
 
-    /// A byte of the range that somebody else has locked.
-    fn taken_in(&self, from: i64, to: i64) -> io::Result<Option<i64>> {
+}
+
+/// The smallest limit of those involved counts.
+fn has_room(taken: &[i64], limit: i64) -> bool {
+    let smallest = taken.iter().map(|byte| byte >> 20).fold(limit, i64::min);
+    (taken.len() as i64) < smallest
+}
+
+/// The bytes that others have locked: one question for each, and one for each gap between them.
+fn taken(file: &File) -> io::Result<Vec<i64>> {
+    let mut taken = Vec::new();
+    let mut ranges = vec![(region(1), END)];
+    while let Some((from, to)) = ranges.pop() {
         if from >= to {
-            return Ok(None);
+            continue;
         }
         let mut lock = range(libc::F_WRLCK, from, to - from);
         // SAFETY: the descriptor is open and `lock` is a valid `flock` for the kernel to read and write.
-        if unsafe { libc::fcntl(self.0.file().as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } < 0 {
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok((lock.l_type != libc::F_UNLCK as libc::c_short).then_some(lock.l_start.max(from)))
+        if lock.l_type != libc::F_UNLCK as libc::c_short {
+            // Somebody else's lock may begin before the range.
+            let byte = lock.l_start.max(from);
+            taken.push(byte);
+            ranges.push((from, byte));
+            ranges.push((byte + 1, to));
+        }
     }
+    Ok(taken)
 }
 
 impl Drop for Slot {
@@ -159,17 +176,10 @@ impl Directory {
                 Some(Job::Slots) => {}
                 next => return next,
             }
-            if wait(ears.as_ref(), pause) {
-                // Our own looking closes the file, too: that is not heard before it is over.
-                let mut heard = 0;
-                if let Some(ears) = &ears {
-                    ears.hear(|_| heard += 1);
-                }
-                pause = if heard > 1 { FIRST_PAUSE } else { pause * 2 };
-            } else {
-                pause *= 2;
+            pause = if wait(ears.as_ref(), pause) { FIRST_PAUSE } else { (pause * 2).min(Duration::from_secs(1)) };
+            if let Some(ears) = &ears {
+                ears.hear(|_| ());
             }
-            pause = pause.min(Duration::from_secs(1));
         }
     }
 }

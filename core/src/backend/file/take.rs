@@ -2,6 +2,8 @@
 //!
 //! Uncontended, six calls take it and two give it back: open, flock, stat, stat, pread, pwrite; flock, close.
 
+use std::{path::Path, time::Duration};
+
 use super::{
     dir::Directory,
     lockfile::{LockFile, Side, identity},
@@ -110,6 +112,9 @@ impl Directory {
                     }
                     side = Side::Exclusive;
                 }
+                if want.my_turn && !Slots::seem_free(self, key, limit) {
+                    return Ok(Some(Taken::Busy(Obstacle::Slot)));
+                }
                 let Some(entered) = Slots::enter(self, key)? else {
                     return Ok(Some(Taken::Busy(Obstacle::Slot)));
                 };
@@ -149,25 +154,17 @@ impl Directory {
     /// A token is the time in microseconds, or two more than the last one if that is greater: it grows also where the
     /// file was removed, or its last record was lost with the machine's memory, and needs no fsync. Shared claims get
     /// one more than the last one and write nothing: they conflict with no shared claim, and the next exclusive one
-    /// gets more.
+    /// gets more. The first one after the machine was started writes, too, because what it finds may be old.
     fn sign(&self, file: &LockFile, head: &Head, size: u64, want: &Want<'_>) -> std::io::Result<u64> {
         let now = self.rt.now().wall;
         let clock = u64::try_from(now.as_micros()).unwrap_or(0).min(1 << 61);
         let shared = matches!(want.mode, Mode::Shared | Mode::Upgradable);
         let token = match head.last {
-            Some((last, kind)) if shared && kind != Kind::Permit => return Ok(last + 1),
+            Some((last, kind)) if shared && kind != Kind::Permit && head.boot == self.boot => return Ok(last + 1),
             Some((last, _)) => clock.max(last + 2),
             None => clock,
         };
-        let entry = Entry {
-            token,
-            mode: want.mode,
-            pid: self.pid,
-            since: now,
-            name: want.name.as_str(),
-            owner: want.owner,
-        };
-        let body = entry.body();
+        let body = self.body(now, token, want.mode, want.name, want.owner);
         let end = BODY_AT + body.len() as u64;
         if head.has_flags {
             file.write_at(&body, BODY_AT)?;
@@ -180,6 +177,24 @@ impl Directory {
             file.truncate(end)?;
         }
         Ok(if shared { token + 1 } else { token })
+    }
+
+    fn body(&self, since: Duration, token: u64, mode: Mode, name: &Name, owner: &Owner) -> Vec<u8> {
+        Entry { token, mode, boot: self.boot, pid: self.pid, since, name: name.as_str(), owner }.body()
+    }
+
+    /// Writes the record of a lock that is ours alone anew.
+    pub(super) fn write_record(
+        &self,
+        file: &LockFile,
+        token: u64,
+        mode: Mode,
+        name: &Name,
+        owner: &Owner,
+    ) -> Result<()> {
+        let body = self.body(self.rt.now().wall, token, mode, name, owner);
+        file.write_at(&body, BODY_AT)
+            .map_err(|e| trouble("write the record of the lock into", Path::new(name.as_str()), e))
     }
 
     /// The gate, if nobody is there.
@@ -202,7 +217,7 @@ impl Directory {
     }
 
     /// Whether the file that is locked is still the one that the path leads to.
-    pub(super) fn is_current(&self, file: &LockFile, path: &std::path::Path) -> Result<bool> {
+    pub(super) fn is_current(&self, file: &LockFile, path: &Path) -> Result<bool> {
         let stat = file.stat().map_err(|e| trouble("look at", path, e))?;
         if !stat.is_file {
             return Err(not_a_file(path));

@@ -1,0 +1,67 @@
+# `make` lists what there is. Each target sets up what it needs and is quick about it when all is there.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench wheel build fmt clean \
+	test-core test-cli test-suite test-rust test-features test-wasm test-targets test-msrv test-python test-types \
+	test-smoke test-docs deny
+
+help: ## What there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Two Python processes and a shell script take turns at one lock
+	@demo/run
+
+test: ## Every test and check there is
+	@scripts/run-tests
+
+lint: ## Formatting, clippy, types, scripts, dependencies
+	@scripts/run-tests format lint types msrv deny
+
+bench: ## Windlass and its peers, side by side; writes docs/benchmarks.md
+	@scripts/bench
+
+wheel: ## The Python package, in target/wheels, installed into .venv
+	@scripts/wheel --release
+
+build: ## The command `windlass`, in target/release
+	@scripts/setup system rust
+	@cargo build --locked --release -p windlass-cli
+
+setup: ## Installs everything that the tests need
+	@scripts/setup
+
+fmt: ## Formats Rust, Python and Go
+	@scripts/setup rust python go
+	@cargo fmt --all
+	@.venv/bin/ruff format --quiet .
+	@gofmt -w bench/peers tests
+
+test-core: ## The crate: rules, backends, client
+	@scripts/run-tests core
+test-cli: ## The command
+	@scripts/run-tests cli
+test-suite: ## Conformance, simulation, foreign programs
+	@scripts/run-tests suite
+test-rust: ## All Rust tests
+	@scripts/run-tests rust
+test-features: ## Each feature of the crate alone; no runtime in the bare core
+	@scripts/run-tests features
+test-wasm: ## The core for a browser
+	@scripts/run-tests wasm
+test-targets: ## The core for Windows and macOS
+	@scripts/run-tests targets
+test-msrv: ## The oldest Rust
+	@scripts/run-tests msrv
+test-python: ## The Python package, as built
+	@scripts/run-tests python
+test-types: ## mypy, pyright, stubs
+	@scripts/run-tests types
+test-smoke: ## The wheel on the oldest and newest Python
+	@scripts/run-tests smoke
+test-docs: ## The crate's documentation
+	@scripts/run-tests docs
+deny: ## Licences and sources of dependencies
+	@scripts/run-tests deny
+
+clean: ## Removes everything that was built
+	@rm -rf target .venv dist

@@ -1,0 +1,60 @@
+//! Windlass and its peers, side by side in one run: `make bench`.
+//!
+//! Without arguments this runs every measure of every library in turn, several times round, and writes
+//! `docs/benchmarks.md`. With arguments it is one of the processes that are measured; the Python and Go peers beside it
+//! take the same arguments and print the same JSON.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that measures reads clocks, sleeps and prints"
+)]
+
+mod clock;
+mod files;
+mod memory;
+mod report;
+mod run;
+mod shared;
+mod stats;
+mod suite;
+
+use std::{error::Error, process::ExitCode, time::Duration};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("windlass-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[&str]) -> Result<()> {
+    let result = match *arguments {
+        [] => return suite::run(suite::Size::Full),
+        ["--quick"] => return suite::run(suite::Size::Quick),
+        ["memory", peer, seconds] => memory::pairs(peer, duration(seconds)?)?,
+        ["tasks", peer, seconds] => memory::turns(peer, duration(seconds)?)?,
+        ["pairs", peer, directory, seconds] => files::pairs(peer, directory, duration(seconds)?)?,
+        ["turns", peer, directory, seconds, max_hold_ms, id] => {
+            files::turns(peer, directory, duration(seconds)?, max_hold_ms.parse()?, id.parse()?)?
+        }
+        ["contend", peer, directory, seconds, id] => {
+            files::contend(peer, directory, duration(seconds)?, id.parse()?)?
+        }
+        _ => return Err("usage: windlass-bench [--quick]".into()),
+    };
+    println!("{result}");
+    Ok(())
+}
+
+fn duration(seconds: &str) -> Result<Duration> {
+    Ok(Duration::from_secs_f64(seconds.parse()?))
+}

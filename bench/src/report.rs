@@ -1,0 +1,161 @@
+//! Markdown.
+
+use std::{
+    fmt::{Display, Write as _},
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use crate::stats::{least, median, most, quantile};
+
+/// Rows of pairs a second, each with one value a round; ratios to the first row.
+pub(crate) fn rates(title: &str, note: &str, rows: &[(&str, Vec<f64>)]) -> String {
+    let mut text = head(title, note, &["library", "pairs/s", "min .. max", "to the first row"]);
+    let first = rows.first().map_or(f64::NAN, |(_, values)| median(values));
+    for (label, values) in rows {
+        let spread = format!("{} .. {}", count(least(values)), count(most(values)));
+        line(&mut text, &[(*label).to_owned(), count(median(values)), spread, ratio(median(values) / first)]);
+    }
+    text
+}
+
+/// Rows of hand-over times, each with the samples of one value a round.
+pub(crate) fn delays(title: &str, note: &str, rows: &[(&str, Vec<Vec<f64>>)]) -> String {
+    let columns = ["library", "p50", "p50 of the rounds", "p99", "hand-overs", "p50 to the first row"];
+    let mut text = head(title, note, &columns);
+    let first = rows.first().map_or(f64::NAN, |(_, rounds)| quantile(&rounds.concat(), 0.5));
+    for (label, rounds) in rows {
+        let all = rounds.concat();
+        let medians: Vec<f64> = rounds.iter().map(|round| median(round)).collect();
+        line(
+            &mut text,
+            &[
+                (*label).to_owned(),
+                time(median(&all)),
+                format!("{} .. {}", time(least(&medians)), time(most(&medians))),
+                time(quantile(&all, 0.99)),
+                all.len().to_string(),
+                ratio(median(&all) / first),
+            ],
+        );
+    }
+    text
+}
+
+/// A table of texts.
+pub(crate) fn table(title: &str, note: &str, columns: &[&str], rows: &[Vec<String>]) -> String {
+    let mut text = head(title, note, columns);
+    for row in rows {
+        line(&mut text, row);
+    }
+    text
+}
+
+fn head(title: &str, note: &str, columns: &[&str]) -> String {
+    let mut text = format!("\n## {title}\n\n{note}\n\n");
+    line(&mut text, columns);
+    let rule: Vec<&str> = (0..columns.len()).map(|column| if column == 0 { "---" } else { "--:" }).collect();
+    line(&mut text, &rule);
+    text
+}
+
+fn line(text: &mut String, cells: &[impl Display]) {
+    for cell in cells {
+        let _ = write!(text, "| {cell} ");
+    }
+    text.push_str("|\n");
+}
+
+/// `1.23 M`, `345 k`, `98.7`.
+pub(crate) fn count(value: f64) -> String {
+    match value {
+        value if value >= 999_500.0 => format!("{} M", digits(value / 1e6)),
+        value if value >= 999.5 => format!("{} k", digits(value / 1e3)),
+        value => digits(value),
+    }
+}
+
+/// `1.23 s`, `45.6 ms`, `789 µs`, `12.3 ns`.
+pub(crate) fn time(seconds: f64) -> String {
+    let unit =
+        [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")].into_iter().find(|(unit, _)| seconds >= 0.9995 * unit);
+    let (unit, name) = unit.unwrap_or((1e-9, "ns"));
+    format!("{} {name}", digits(seconds / unit))
+}
+
+pub(crate) fn ratio(value: f64) -> String {
+    format!("{} x", digits(value))
+}
+
+/// Three digits that count.
+fn digits(value: f64) -> String {
+    match value {
+        value if value.is_nan() => "?".to_owned(),
+        value if value >= 99.95 => format!("{value:.0}"),
+        value if value >= 9.995 => format!("{value:.1}"),
+        value if value >= 0.0995 => format!("{value:.2}"),
+        value => format!("{value:.4}"),
+    }
+}
+
+/// What this machine is.
+pub(crate) fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let after = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cpu =
+        after(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory: f64 = after(&read("/proc/meminfo"), "MemTotal")
+        .and_then(|text| text.trim_end_matches(" kB").parse().ok())
+        .unwrap_or(f64::NAN);
+    let release = read("/proc/sys/kernel/osrelease");
+    let linux: Vec<&str> = release.trim().split('.').take(2).collect();
+    format!("{cores} cores of {cpu}, {:.0} GiB, Linux {}", memory / f64::from(1 << 20), linux.join("."))
+}
+
+/// The versions of everything that was measured.
+pub(crate) fn versions(python: &Path) -> Vec<String> {
+    let mut versions = vec![format!("windlass {}", env!("CARGO_PKG_VERSION"))];
+    versions.extend(first_line(Command::new("rustc").arg("--version")).map(|text| words(&text, 2)));
+    versions.extend(
+        first_line(Command::new("go").arg("version")).map(|text| text.split(' ').skip(2).take(1).collect()),
+    );
+    versions.extend(first_line(Command::new(python).arg("--version")));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_default();
+    let pins = read("requirements.txt");
+    versions.extend(pins.lines().filter(|line| line.contains("==")).map(|line| line.replace("==", " ")));
+    let modules = read("peers/lockgate/go.mod");
+    let lockgate = modules.lines().find_map(|line| line.split_once("werf/lockgate "));
+    versions.extend(lockgate.map(|(_, version)| format!("lockgate {version}")));
+    versions
+}
+
+/// Today, as the machine has it.
+pub(crate) fn today() -> String {
+    first_line(Command::new("date").args(["--utc", "+%Y-%m-%d"])).unwrap_or_default()
+}
+
+fn first_line(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+}
+
+fn words(text: &str, count: usize) -> String {
+    text.split(' ').take(count).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits_that_count() {
+        assert_eq!([0.5, 98.76, 345_678.0, 12_340_000.0].map(count), ["0.50", "98.8", "346 k", "12.3 M"]);
+        assert_eq!([1.5, 0.0456, 0.000_789, 1.2e-7].map(time), ["1.50 s", "45.6 ms", "789 µs", "120 ns"]);
+    }
+}

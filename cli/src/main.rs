@@ -1,0 +1,5 @@
+//! The `windlass` command.
+
+fn main() {
+    std::process::exit(windlass_cli::main(std::env::args_os().skip(1).collect()));
+}

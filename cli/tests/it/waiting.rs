@@ -1,0 +1,69 @@
+//! Waiting for a lock, off a terminal.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Place, output, stderr};
+
+#[test]
+fn says_once_for_whom_it_waits() {
+    let place = Place::new();
+    let mut holder = place.hold_until_told("a", &["--owner", "ann"]);
+    let mut waiter = place.start_run("a", &[], "true");
+    let said = waiter.stderr.until("waiting");
+    assert!(said.starts_with("windlass: waiting for \"a\": held by ann (exclusive"), "{said}");
+    let mut quiet = place.start_run("a", &["-q"], "true");
+    let mut json = place.start_run("a", &["--json"], "true");
+    let event: serde_json::Value = serde_json::from_str(&json.stderr.next().unwrap()).unwrap();
+    assert_eq!(
+        (&event["event"], &event["holders"][0]["owner"]),
+        (&"waiting".into(), &"ann".into()),
+        "{event}"
+    );
+    holder.tell();
+    assert_eq!((waiter.wait(), quiet.wait(), json.wait()), (0, 0, 0));
+    assert_eq!(waiter.stderr.rest(), [""; 0]);
+    assert_eq!(quiet.stderr.rest(), [""; 0]);
+}
+
+#[test]
+fn that_ends_in_vain_says_who_holds_the_lock() {
+    let place = Place::new();
+    let _holder = place.hold_until_told("a", &["--owner", "ann"]);
+    let timeout = output(&mut place.windlass(["run", "-w", "0.05", "a", "true"]));
+    let said = stderr(&timeout);
+    assert!(said.lines().last().unwrap().contains("not acquired within 0.05 s: held by ann"), "{said}");
+    let attempt = stderr(&output(&mut place.windlass(["run", "-n", "a", "true"])));
+    assert!(attempt.starts_with("windlass: \"a\" is taken: held by ann (exclusive"), "{attempt}");
+    for args in [["run", "-q", "-n", "a", "true"], ["run", "-q", "-w.01", "a", "true"]] {
+        assert_eq!(stderr(&output(&mut place.windlass(args))), "");
+    }
+}
+
+#[test]
+fn leaves_nothing_behind_when_interrupted() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let place = Place::new();
+        let mut holder = place.hold_until_told("a", &[]);
+        let mut waiter = place.start_run("a", &[], "echo never");
+        waiter.stderr.until("waiting");
+        place.until_waiting("a", 1);
+        waiter.signal(signal);
+        assert_eq!(waiter.wait(), 128 + signal as i32);
+        assert_eq!(waiter.stdout.rest(), [""; 0]);
+        place.until_waiting("a", 0);
+        holder.tell();
+        assert_eq!(holder.wait(), 0);
+        assert_eq!(place.run("a", &["-n", "true"]), 0);
+    }
+}
+
+#[test]
+fn dies_of_the_signal_so_that_scripts_end_too() {
+    use std::os::unix::process::ExitStatusExt;
+    let place = Place::new();
+    let _holder = place.hold_until_told("a", &[]);
+    let mut waiter = place.start_run("a", &[], "true");
+    waiter.stderr.until("waiting");
+    waiter.signal(Signal::SIGINT);
+    assert_eq!(waiter.wait_raw().signal(), Some(Signal::SIGINT as i32));
+}

@@ -1,0 +1,46 @@
+//! Neither threads nor descriptors grow. In a process of its own, where no other test has any.
+#![cfg(all(feature = "file", target_os = "linux"))]
+
+use std::fs::File;
+
+#[path = "file/support.rs"]
+mod support;
+
+use support::{Party, descriptors, exclusive, scratch, shared, threads, until};
+
+#[tokio::test]
+async fn threads_and_descriptors_do_not_grow() {
+    let dir = scratch();
+    let party = Party::open(dir.path());
+    let before = (threads(), descriptors());
+    for name in 0..300 {
+        let name = format!("lock {name}");
+        party.take(&exclusive(&name, 1)).await;
+        let waiter = party.start(&exclusive(&name, 2));
+        party.release(1, &name).await;
+        waiter.await.unwrap();
+        party.release(2, &name).await;
+    }
+    until("all is as before", || (threads(), descriptors()) == before);
+
+    // Waiters that give up while another program holds the lock: what waits in the kernel cannot be called back.
+    let theirs = File::create(dir.file("a")).unwrap();
+    theirs.lock_shared().unwrap();
+    for id in 0..1000 {
+        party.give_up(&exclusive("a", id)).await;
+        assert!(party.try_take(&shared("a", id)).await.is_some(), "and nobody is kept out by it");
+        party.release(id, "a").await;
+    }
+    assert!(threads() <= before.0 + 1, "{} after {}", threads(), before.0);
+    // The file of the one thread, and theirs.
+    assert!(descriptors() <= before.1 + 2, "{} after {}", descriptors(), before.1);
+    theirs.lock().unwrap();
+    for id in 0..1000 {
+        party.give_up(&shared("a", id)).await;
+        party.give_up(&exclusive("a", id)).await;
+    }
+    assert!(threads() <= before.0 + 2, "{} after {}", threads(), before.0);
+    assert!(descriptors() <= before.1 + 3, "{} after {}", descriptors(), before.1);
+    drop(theirs);
+    until("all is as before", || (threads(), descriptors()) == before);
+}

@@ -1,0 +1,104 @@
+//! Python functions that the core calls.
+//!
+//! `on_wait` and `on_acquired` are called on the thread that polls the acquire; the others on threads of the core's own. No
+//! callback can harm a lock: what it raises goes to `sys.unraisablehook`.
+
+use pyo3::{PyTraverseError, PyVisit, exceptions::PyKeyboardInterrupt, ffi, prelude::*};
+use windlass::{Notice, Waiting};
+
+use crate::seen;
+
+/// The callbacks that a lock was given.
+#[derive(Default)]
+pub(crate) struct Callbacks {
+    pub(crate) on_wait: Option<Py<PyAny>>,
+    pub(crate) on_acquired: Option<Py<PyAny>>,
+    pub(crate) on_lost: Option<Py<PyAny>>,
+    pub(crate) on_contended: Option<Py<PyAny>>,
+    pub(crate) on_held_too_long: Option<Py<PyAny>>,
+}
+
+impl Callbacks {
+    /// Tells an acquire to call them.
+    pub(crate) fn tell(&self, py: Python<'_>, mut lock: windlass::Lock) -> windlass::Lock {
+        if let Some(callback) = &self.on_wait {
+            let callback = callback.clone_ref(py);
+            lock = lock.on_wait(move |waiting| begin_wait(&callback, waiting));
+        }
+        if let Some(callback) = &self.on_acquired {
+            lock = lock.on_acquired(notify(callback.clone_ref(py)));
+        }
+        if let Some(callback) = &self.on_lost {
+            lock = lock.on_lost(notify(callback.clone_ref(py)));
+        }
+        if let Some(callback) = &self.on_contended {
+            lock = lock.on_contended(notify(callback.clone_ref(py)));
+        }
+        if let Some(callback) = &self.on_held_too_long {
+            lock = lock.on_held_too_long(notify(callback.clone_ref(py)));
+        }
+        lock
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.on_wait)?;
+        visit.call(&self.on_acquired)?;
+        visit.call(&self.on_lost)?;
+        visit.call(&self.on_contended)?;
+        visit.call(&self.on_held_too_long)
+    }
+}
+
+fn notify(callback: Py<PyAny>) -> impl Fn(&Notice) + Send + Sync + 'static {
+    move |notice| {
+        // `None` once the interpreter is on its way out: there is nobody left to tell.
+        let _ = Python::try_attach(|py| {
+            let told = seen::notice(py, notice).and_then(|notice| callback.call1(py, (notice,)));
+            if let Err(error) = told {
+                unraisable(py, error, callback.bind(py));
+            }
+        });
+    }
+}
+
+/// Calls `on_wait` and enters the context manager that it returned, if it returned one.
+fn begin_wait(callback: &Py<PyAny>, waiting: &Waiting) -> Option<Wrap> {
+    Python::try_attach(|py| {
+        let enter = || -> PyResult<Option<Wrap>> {
+            let manager = callback.call1(py, (seen::waiting(py, waiting)?,))?.into_bound(py);
+            if manager.is_none() || !manager.hasattr("__exit__")? {
+                return Ok(None);
+            }
+            manager.call_method0("__enter__")?;
+            Ok(Some(Wrap(manager.unbind())))
+        };
+        enter().unwrap_or_else(|error| {
+            unraisable(py, error, callback.bind(py));
+            None
+        })
+    })
+    .flatten()
+}
+
+/// A context manager around a wait, left when this is dropped.
+struct Wrap(Py<PyAny>);
+
+impl Drop for Wrap {
+    fn drop(&mut self) {
+        let _ = Python::try_attach(|py| {
+            if let Err(error) = self.0.call_method1(py, "__exit__", (py.None(), py.None(), py.None())) {
+                unraisable(py, error, self.0.bind(py));
+            }
+        });
+    }
+}
+
+fn unraisable(py: Python<'_>, error: PyErr, whence: &Bound<'_, PyAny>) {
+    if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        // Ctrl-C is for the program, not for the callback that it happened to hit: let the wait that is under way hear it.
+        // SAFETY: attached to the interpreter; only sets a flag.
+        unsafe { ffi::PyErr_SetInterrupt() };
+    } else {
+        error.write_unraisable(py, Some(whence));
+    }
+}

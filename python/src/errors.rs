@@ -1,0 +1,79 @@
+//! From the core's error to Python's exceptions, which mirror its kinds one to one.
+
+use pyo3::{
+    intern,
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyDict, PyType},
+};
+use windlass::{Error, ErrorKind};
+
+use crate::seen;
+
+/// The exception for an error of the core: the one place where kinds become classes.
+pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
+    let class = match error.kind() {
+        ErrorKind::InvalidName => "InvalidName",
+        ErrorKind::InvalidInput => "InvalidInput",
+        ErrorKind::Unsupported => "Unsupported",
+        ErrorKind::Timeout => "Timeout",
+        ErrorKind::Lost(_) => "LockLost",
+        ErrorKind::NotHeld => "NotHeld",
+        ErrorKind::Denied => "Denied",
+        ErrorKind::Unavailable => "Unavailable",
+        ErrorKind::Storage => "StorageError",
+        ErrorKind::Closed => "Closed",
+        // A kind that is newer than this package is still an `Error`.
+        ErrorKind::Internal => "InternalError",
+        _ => "Error",
+    };
+    match build(py, class, error) {
+        // As `raise` does, and unlike `PyErr::from_value`, this shows the exception being handled as its context.
+        Ok(exception) => PyErr::from_type(exception.get_type(), exception.unbind()),
+        Err(error) => error,
+    }
+}
+
+/// An error of this layer, of the same kinds.
+pub(crate) fn error(py: Python<'_>, kind: ErrorKind, message: &str) -> PyErr {
+    exception(py, &Error::new(kind, message))
+}
+
+fn build<'py>(py: Python<'py>, class: &str, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+    static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let module = MODULE.get_or_try_init(py, || py.import("windlass._errors").map(|m| m.into_any().unbind()))?;
+    let class = module.bind(py).getattr(class)?.cast_into::<PyType>()?;
+    let details = PyDict::new(py);
+    details.set_item(intern!(py, "lock"), error.lock().map(windlass::Name::as_str))?;
+    details.set_item(intern!(py, "backend"), error.backend())?;
+    if let Some(waiting) = error.waiting() {
+        details.set_item(intern!(py, "waiting"), seen::waiting(py, waiting)?)?;
+    }
+    if let Some(after) = error.retry_after() {
+        details.set_item(intern!(py, "retry_after"), after.as_secs_f64())?;
+    }
+    if let Some(reason) = error.lost_reason() {
+        details.set_item(intern!(py, "reason"), reason.to_string())?;
+    }
+    class.call((format!("{error:#}"),), Some(&details))
+}
+
+/// The exception that the body of a `with` raised goes on; that the lock was lost is shown above it, as the innermost of
+/// the exceptions that it arose from.
+pub(crate) fn add_context<'py>(exc: &Bound<'py, PyAny>, lost: &Bound<'py, PyAny>) -> PyResult<()> {
+    let (py, class) = (exc.py(), lost.get_type());
+    let mut innermost = exc.clone();
+    loop {
+        if innermost.is_instance(&class)? || innermost.is(lost) {
+            return Ok(());
+        }
+        let context = innermost.getattr(intern!(py, "__context__"))?;
+        if context.is_none() {
+            break;
+        }
+        innermost = context;
+    }
+    // It was raised while `exc` was handled: what it shows as its own context would close a ring.
+    lost.setattr(intern!(py, "__context__"), py.None())?;
+    innermost.setattr(intern!(py, "__context__"), lost)
+}

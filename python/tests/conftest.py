@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import windlass
+
+# Long enough for the slowest machine: no test waits for it to pass.
+PATIENCE = float(os.environ.get("PATIENCE", "60"))
+
+
+@pytest.fixture(params=["memory", "file"])
+def url(request, tmp_path):
+    """Locks of this test alone, in memory and in files."""
+    return f"memory:{tmp_path}" if request.param == "memory" else f"file://{tmp_path}"
+
+
+@pytest.fixture
+def file_url(tmp_path):
+    return f"file://{tmp_path}"
+
+
+@pytest.fixture
+def locker(url):
+    with windlass.connect(url) as locker:
+        yield locker
+
+
+def until(condition):
+    """Wait until a condition holds that nothing tells of."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.005)
+
+
+def waiters(locker, name):
+    return sum(len(status.waiters) for status in locker.list() if status.name == name)
+
+
+def in_thread(function, *args):
+    """Run a function in a thread; the returned function waits for it and gives what it gave."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append((function(*args), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def result():
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    return result
+
+
+def python(program, *args, **environment):
+    """Start a Python program that is given the file URL of a test."""
+    package = str(Path(windlass.__file__).parent.parent)
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
+
+
+def ends(process, status=0):
+    """Wait for a program, which must end with this status and say nothing on stderr. Give what it printed."""
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (status, "")
+    return out

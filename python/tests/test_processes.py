@@ -1,0 +1,268 @@
+"""Fork, spawn, and the end of the interpreter."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import textwrap
+
+import pytest
+from conftest import PATIENCE, ends, in_thread, python, until, waiters
+
+import windlass
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+def child(work):
+    """Run `work` in a forked child, which must return true."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.alarm(int(PATIENCE))
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@needs_fork
+def test_a_child_holds_nothing_and_releases_nothing(url):
+    locker = windlass.connect(url)
+    lock, again = locker.lock("a"), locker.rlock("r")
+    with lock as held, again:
+
+        def work():
+            assert not held.is_held()
+            assert held.fencing_token == 0
+            assert held.lost is None
+            with pytest.raises(windlass.Closed):
+                held.check()
+            held.release()
+            lock.release()
+            again.release()
+            if url.startswith("file:"):
+                assert not locker.lock("a").acquire(blocking=False)
+                assert not locker.rlock("r").acquire(blocking=False)
+            with locker.lock("b") as other:
+                assert other.is_held()
+            return True
+
+        assert child(work) == 0
+        assert held.is_held()
+        assert locker.lock("a").locked()
+        held.check()
+
+
+@needs_fork
+def test_a_child_leaves_the_with_of_its_parent(file_url):
+    locker = windlass.connect(file_url)
+
+    def work():
+        with locker.lock("a", timeout=0.01):
+            return False
+
+    with locker.lock("a") as held, locker.rlock("r") as again:
+        pid = os.fork()
+        if pid != 0:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert held.is_held()
+            assert again.is_held()
+            return
+    # Only the child comes here.
+    try:
+        work()
+    except windlass.Timeout:
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@needs_fork
+def test_fork_while_other_threads_wait(url):
+    locker = windlass.connect(url)
+    with locker.lock("a"):
+        results = [in_thread(locker.lock("a").acquire) for _ in range(3)]
+        until(lambda: waiters(locker, "a") == 3)
+
+        def work():
+            with locker.lock("b"), locker.lock("c"):
+                return not locker.lock("b").acquire(timeout=0.01)
+
+        for _ in range(5):
+            assert child(work) == 0
+    locker.close()
+    for result in results:
+        try:
+            result()
+        except windlass.Error:
+            pass
+
+
+@needs_fork
+def test_the_default_locker_works_in_a_child(file_url):
+    program = """
+        import os, sys, windlass
+        with windlass.Lock("a") as held:
+            if os.fork() == 0:
+                taken = windlass.Lock("a").acquire(blocking=False)
+                with windlass.Lock("b"):
+                    os._exit(1 if taken or held.is_held() else 0)
+            assert os.wait()[1] == 0
+            print(held.is_held())
+    """
+    assert ends(python(program, WINDLASS_URL=file_url)) == "True\n"
+
+
+def count(url, path, times):
+    locker = windlass.connect(url)
+    for _ in range(times):
+        with locker.lock("counter"):
+            value = int(path.read_text())
+            path.write_text(str(value + 1))
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes_count_together(tmp_path, method):
+    locks, path = tmp_path / "locks", tmp_path / "counter"
+    locks.mkdir(mode=0o700)
+    path.write_text("0")
+    url = f"file://{locks}"
+    context = multiprocessing.get_context(method)
+    # Also with a locker that has threads of its own in the parent.
+    with windlass.connect(url).lock("counter"):
+        processes = [context.Process(target=count, args=(url, path, 50)) for _ in range(4)]
+        for process in processes:
+            process.start()
+    for process in processes:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    assert path.read_text() == "200"
+
+
+def test_a_ticket_goes_to_another_process(file_url):
+    locker = windlass.connect(file_url)
+    if not locker.capabilities()["hand_on_between_processes"]:
+        with locker.lock("a") as held:
+            program = "import sys, windlass; windlass.connect(sys.argv[1]).attach(sys.argv[2])"
+            process = python(program, file_url, held.detach())
+            process.communicate(timeout=PATIENCE)
+            assert process.returncode == 1
+        return
+    with locker.lock("a") as held:
+        ticket = held.detach()
+    program = "import sys, windlass; print(windlass.connect(sys.argv[1]).attach(sys.argv[2]).is_held())"
+    assert ends(python(program, file_url, ticket)) == "True\n"
+
+
+EXITS = {
+    "held": "lock = windlass.Lock('a'); lock.acquire()",
+    "held, in a with": "windlass.Lock('a').__enter__(); sys.exit(0)",
+    "held by a locker of its own": "locker = windlass.connect(sys.argv[1]); lock = locker.lock('a'); lock.acquire()",
+    "daemons wait": """
+        lock = windlass.Lock('a'); lock.acquire()
+        begun = threading.Semaphore(0)
+        for _ in range(4):
+            waiting = windlass.Lock('a', on_wait=lambda _: begun.release())
+            threading.Thread(target=waiting.acquire, daemon=True).start()
+        for _ in range(4): begun.acquire()
+    """,
+    "daemons work": """
+        begun = threading.Semaphore(0)
+        def work():
+            begun.release()
+            while True:
+                with windlass.Lock('a'): pass
+        for _ in range(3): threading.Thread(target=work, daemon=True).start()
+        for _ in range(3): begun.acquire()
+    """,
+    "callbacks are due": """
+        held = windlass.Lock('a', on_lost=print).__enter__()
+        windlass.default_locker().force_release('a')
+        sys.stdout = open('/dev/null', 'w')
+    """,
+    "a task waits": """
+        import asyncio
+        from windlass import aio
+        lock = windlass.Lock('a'); lock.acquire()
+        async def main():
+            task = asyncio.create_task(aio.Lock('a').acquire())
+            await asyncio.sleep(0)
+        asyncio.run(main())
+    """,
+    "a loop is closed under a task": """
+        import asyncio
+        from windlass import aio
+        lock = windlass.Lock('a'); lock.acquire()
+        loop = asyncio.new_event_loop()
+        begun = []
+        async def wait():
+            await aio.Lock('a', on_wait=begun.append).acquire()
+        task = loop.create_task(wait())
+        while not begun: loop.run_until_complete(asyncio.sleep(0))
+        task._log_destroy_pending = False
+        loop.close()
+        lock.release()
+    """,
+    "watched": """
+        changes = windlass.default_locker().watch()
+        lock = windlass.Lock('a')
+        with lock:
+            next(changes)
+            threading.Thread(target=lambda: list(changes), daemon=True).start()
+    """,
+}
+
+
+@pytest.mark.parametrize("program", [pytest.param(program, id=name) for name, program in EXITS.items()])
+def test_the_interpreter_ends_cleanly(file_url, program):
+    program = "import sys, threading, windlass\n" + textwrap.dedent(program)
+    ends(python(program, file_url, WINDLASS_URL=file_url))
+    with windlass.connect(file_url) as locker:
+        assert locker.list() == []
+
+
+@needs_fork
+def test_exit_in_a_child(file_url):
+    program = """
+        import os, sys, windlass
+        lock = windlass.Lock("a")
+        with lock:
+            pid = os.fork()
+            if pid == 0: sys.exit(0)
+            assert os.wait()[1] == 0
+            print(lock.locked())
+    """
+    assert ends(python(program, WINDLASS_URL=file_url)) == "True\n"
+
+
+def test_ctrl_c_in_asyncio_run(file_url):
+    program = """
+        import asyncio, sys
+        from windlass import aio
+        async def main():
+            locker = await aio.connect(sys.argv[1])
+            await locker.lock("a", on_wait=lambda _: print("waiting", flush=True)).acquire()
+        try:
+            asyncio.run(main())
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    with windlass.connect(file_url) as locker, locker.lock("a"):
+        process = python(program, file_url)
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        assert ends(process) == "interrupted\n"
+
+
+def test_import_is_lean():
+    heavy = "print(sorted({'asyncio', 'typing', 'inspect', 'threading', 'dataclasses'} & set(sys.modules)))"
+    ours = python(f"import sys, windlass; {heavy}; windlass.aio, windlass.Status")
+    assert ends(ours).splitlines() == ends(python(f"import sys; {heavy}")).splitlines()
+
+
+def test_the_command():
+    process = python("import sys; sys.argv = ['windlass', '--help']; from windlass.__main__ import main")
+    assert "windlass" in ends(process)
