@@ -307,6 +307,11 @@ Exit status:
   A signal that comes while windlass waits for the lock ends it as it ends
   other programs: after Ctrl-C the shell says 130.
 
+Events of --json:
+  Each is an object with \"event\" and \"lock\": waiting, not_acquired,
+  acquired, held_too_long, lost, left_behind, holding, not_released, ended,
+  failed. Take those that you do not know as news to come.
+
 Process group:
   The lock is held until the last process of CMD's group has ended, also
   if CMD itself ends before. What is to outlive it must leave the group,

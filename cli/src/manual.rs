@@ -38,7 +38,8 @@ pub(crate) fn man(args: &args::Man) -> Result<Exit, Failure> {
 fn page(command: Command) -> std::io::Result<String> {
     let more = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     let has_commands = command.has_subcommands();
-    let man = Man::new(command).manual("Windlass");
+    let version = concat!("windlass ", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command).manual("Windlass").source(version);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;

@@ -14,6 +14,8 @@ use crate::{
 
 #[cfg(all(feature = "file", not(target_family = "wasm")))]
 pub(crate) mod file;
+#[cfg(all(feature = "file", not(target_family = "wasm")))]
+pub use file::{FileBackend, Naming};
 pub(crate) mod memory;
 
 /// A place where locks live: memory, files, a server, a store.

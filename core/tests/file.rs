@@ -1,5 +1,13 @@
 //! What is special about locks in files: the files themselves, other programs that lock them, and processes that die.
 #![cfg(all(feature = "file", target_os = "linux"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test may"
+)]
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,15 +29,12 @@ use windlass::{
     rt::Native,
 };
 
-#[path = "file/support.rs"]
-mod support;
 #[path = "file/between_processes.rs"]
 mod between_processes;
+#[path = "file/support.rs"]
+mod support;
 
-use support::{
-    Party, claim, exclusive, obey_orders, permit, scratch, shared, until,
-    within,
-};
+use support::{Party, claim, exclusive, obey_orders, permit, scratch, shared, until, within};
 
 /// Not a test: what the processes of other tests run.
 #[test]
@@ -45,7 +50,9 @@ async fn a_record_tells_people_and_survives_any_garbage() {
     let mut last = party.take(&exclusive("a \"name\"", 1)).await.fencing_token;
     party.release(1, "a \"name\"").await;
     let text = fs::read_to_string(&file).unwrap();
-    for part in ["\"name\":\"a \\\"name\\\"\"", "\"owner\":\"tester-1\"", "\"mode\":\"exclusive\"", &last.to_string()] {
+    for part in
+        ["\"name\":\"a \\\"name\\\"\"", "\"owner\":\"tester-1\"", "\"mode\":\"exclusive\"", &last.to_string()]
+    {
         assert!(text.contains(part), "{part} in {text}");
     }
     let garbage: [&[u8]; 8] = [
@@ -199,7 +206,8 @@ async fn a_file_that_is_removed_under_its_lock_gives_nobody_two_holders() {
             while !stop.load(Ordering::Relaxed) {
                 let Ok(file) = File::open(&path) else { continue };
                 file.lock().unwrap();
-                if file.metadata().unwrap().nlink() > 0 && fs::metadata(&path).unwrap().ino() == file.metadata().unwrap().ino()
+                if file.metadata().unwrap().nlink() > 0
+                    && fs::metadata(&path).unwrap().ino() == file.metadata().unwrap().ino()
                 {
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                     inside.fetch_sub(1, Ordering::SeqCst);
@@ -240,7 +248,14 @@ async fn a_lock_whose_file_is_taken_away_is_lost() {
     for (id, take_away) in [
         (1, Box::new(|| fs::remove_file(dir.file("a")).unwrap()) as Box<dyn Fn()>),
         (2, Box::new(|| fs::rename(dir.file("a"), dir.path().join("x")).unwrap())),
-        (3, Box::new(|| fs::write(dir.path().join("y"), "").and_then(|()| fs::rename(dir.path().join("y"), dir.file("a"))).unwrap())),
+        (
+            3,
+            Box::new(|| {
+                fs::write(dir.path().join("y"), "")
+                    .and_then(|()| fs::rename(dir.path().join("y"), dir.file("a")))
+                    .unwrap();
+            }),
+        ),
         // The one who waits looks for its place there meanwhile.
         (4, Box::new(|| while fs::remove_dir_all(dir.path()).is_err() {})),
     ] {
@@ -317,7 +332,8 @@ async fn a_writer_that_gave_up_keeps_nobody_out_and_its_thread_is_used_again() {
     }
     let abandoned = fs::read_to_string("/proc/locks").unwrap();
     let inode = fs::metadata(dir.file("a")).unwrap().ino();
-    let blocked = abandoned.lines().filter(|line| line.contains("->") && line.contains(&format!(":{inode} "))).count();
+    let blocked =
+        abandoned.lines().filter(|line| line.contains("->") && line.contains(&format!(":{inode} "))).count();
     assert_eq!(blocked, 1, "one thread for a thousand claims");
     // What it has waited for comes, and it wants it no more.
     let ours = party.start(&exclusive("a", 3));
@@ -353,7 +369,8 @@ async fn cancelling_at_any_moment_leaves_nothing_behind() {
         tasks.push(tokio::spawn(async move {
             for round in 0..400u128 {
                 let id = task * 1000 + round;
-                let mode = [Mode::Exclusive, Mode::Shared, Mode::Permit(2.try_into().unwrap())][(id * 7 % 3) as usize];
+                let mode = [Mode::Exclusive, Mode::Shared, Mode::Permit(2.try_into().unwrap())]
+                    [(id * 7 % 3) as usize];
                 let ask = Ask { mode, ..exclusive("a", id) };
                 let patience = Duration::from_micros((id * 37 % 400) as u64);
                 if let Ok(granted) = tokio::time::timeout(patience, party.0.acquire(&ask, &|_| {})).await {
@@ -418,10 +435,7 @@ async fn nobody_gets_in_between_while_a_lock_becomes_shared() {
     for thread in foreign {
         thread.join().unwrap();
     }
-    assert_eq!(
-        party.0.change(&claim(1, "a"), Mode::Shared).await.unwrap_err().kind(),
-        ErrorKind::NotHeld
-    );
+    assert_eq!(party.0.change(&claim(1, "a"), Mode::Shared).await.unwrap_err().kind(), ErrorKind::NotHeld);
     assert_eq!(
         party.0.change(&claim(1, "a"), Mode::Exclusive).await.unwrap_err().kind(),
         ErrorKind::Unsupported

@@ -1,5 +1,13 @@
 //! Neither threads nor descriptors grow. In a process of its own, where no other test has any.
 #![cfg(all(feature = "file", target_os = "linux"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test may"
+)]
 
 use std::fs::File;
 

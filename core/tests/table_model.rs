@@ -1,6 +1,8 @@
 //! The lock table against a naive one, step by step: the same answers, effects, queue and deadlines for any sequence of
 //! requests, at any time. And, without the naive one, what must never be.
 
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use proptest::{collection::vec, prelude::*, test_runner::Config};

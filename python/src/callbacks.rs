@@ -3,10 +3,18 @@
 //! `on_wait` and `on_acquired` are called on the thread that polls the acquire; the others on threads of the core's own. No
 //! callback can harm a lock: what it raises goes to `sys.unraisablehook`.
 
-use pyo3::{PyTraverseError, PyVisit, exceptions::PyKeyboardInterrupt, ffi, prelude::*};
-use windlass::{Notice, Waiting};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
-use crate::seen;
+use pyo3::{PyTraverseError, PyVisit, exceptions::PyKeyboardInterrupt, ffi, prelude::*};
+use windlass::{
+    Notice, Waiting,
+    rt::{Native, Runtime},
+};
+
+use crate::{here::process, options, seen, wait::{self, wait}};
 
 /// The callbacks that a lock was given.
 #[derive(Default)]
@@ -51,6 +59,7 @@ impl Callbacks {
 
 fn notify(callback: Py<PyAny>) -> impl Fn(&Notice) + Send + Sync + 'static {
     move |notice| {
+        let Some(_running) = Running::begin() else { return };
         // `None` once the interpreter is on its way out: there is nobody left to tell.
         let _ = Python::try_attach(|py| {
             let told = seen::notice(py, notice).and_then(|notice| callback.call1(py, (notice,)));
@@ -59,6 +68,60 @@ fn notify(callback: Py<PyAny>) -> impl Fn(&Notice) + Send + Sync + 'static {
             }
         });
     }
+}
+
+/// How many callbacks run in this process, and whether no more shall begin.
+///
+/// The interpreter must not end under a callback that runs on a thread of ours: it would die of a lock that the callback
+/// holds, such as that of `sys.stdout`.
+struct Running {
+    process: u32,
+}
+
+/// The process in the upper half, a count in the lower: a child of `fork` has none of its parent's callbacks.
+static RUNNING: AtomicU64 = AtomicU64::new(0);
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+impl Running {
+    fn begin() -> Option<Self> {
+        let running = Self { process: process() };
+        Self::add(running.process, 1);
+        // Asked after it was counted, so that whoever is ending either sees it or is seen.
+        (!ENDING.load(Ordering::SeqCst)).then_some(running)
+    }
+
+    fn count(process: u32, state: u64) -> u32 {
+        if state >> 32 == u64::from(process) { state as u32 } else { 0 }
+    }
+
+    fn add(process: u32, change: i32) {
+        let next = |state| {
+            let count = Self::count(process, state).saturating_add_signed(change);
+            Some(u64::from(process) << 32 | u64::from(count))
+        };
+        // Never fails: `next` always gives a state.
+        let _ = RUNNING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        Self::add(self.process, -1);
+    }
+}
+
+/// This thread ends the interpreter: no more callbacks begin, and those that run are waited for, for `patience` seconds
+/// at the most.
+#[pyfunction]
+pub(crate) fn begin_exit(py: Python<'_>, patience: f64) -> PyResult<()> {
+    const LOOK_EVERY: Duration = Duration::from_millis(1);
+    wait::exit();
+    ENDING.store(true, Ordering::SeqCst);
+    let end = Native.monotonic().plus(options::seconds(py, "patience", patience)?);
+    while Running::count(process(), RUNNING.load(Ordering::SeqCst)) > 0 && Native.monotonic() < end {
+        wait(py, Native.sleep(LOOK_EVERY))?;
+    }
+    Ok(())
 }
 
 /// Calls `on_wait` and enters the context manager that it returned, if it returned one.

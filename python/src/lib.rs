@@ -22,6 +22,7 @@ mod wait;
 mod _windlass {
     #[pymodule_export]
     use crate::{
+        callbacks::begin_exit,
         held::{AsyncHeld, Held, HeldBase},
         lock::Lock,
         locker::{Changes, Locker, cli, connect, default_if_made, default_locker},

@@ -80,7 +80,7 @@ impl Pending {
 
     fn __await__(&self, py: Python<'_>) -> PyResult<Awaiting> {
         let mut work = self.take()?;
-        let first = py.detach(|| wait::poll(work.as_mut(), Waker::noop()));
+        let first = py.detach(|| wait::unless_exiting(wait::poll(work.as_mut(), Waker::noop())));
         let state = match first {
             Poll::Ready(finish) => Await::Done(finish(py)?),
             Poll::Pending => {
@@ -97,7 +97,7 @@ impl Pending {
     /// operations end here.
     fn begin(&self, py: Python<'_>) -> PyResult<()> {
         let mut work = self.take()?;
-        match py.detach(|| wait::poll(work.as_mut(), Waker::noop())) {
+        match py.detach(|| wait::unless_exiting(wait::poll(work.as_mut(), Waker::noop()))) {
             Poll::Ready(finish) => finish(py).map(drop),
             Poll::Pending => {
                 py.detach(|| drop(work));
@@ -110,7 +110,7 @@ impl Pending {
     /// value is gone by then. An operation that is done at once is not watched: `callback` is called before this returns.
     fn watch(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<Option<Watch>> {
         let mut work = self.take()?;
-        match py.detach(|| wait::poll(work.as_mut(), Waker::noop())) {
+        match py.detach(|| wait::unless_exiting(wait::poll(work.as_mut(), Waker::noop()))) {
             Poll::Ready(finish) => {
                 callback.call1(py, (finish(py)?,))?;
                 Ok(None)
@@ -245,7 +245,7 @@ impl Slot {
             return Ok(());
         };
         let waker = Waker::from(self.clone());
-        let polled = py.detach(|| wait::poll(Pin::new(&mut work), &waker));
+        let polled = py.detach(|| wait::unless_exiting(wait::poll(Pin::new(&mut work), &waker)));
         match (polled, listener) {
             (Poll::Pending, listener) => {
                 let mut state = self.state();

@@ -129,7 +129,7 @@ impl Stack {
 }
 
 /// A number that no other living thread has.
-fn this_thread() -> NonZeroUsize {
+pub(crate) fn this_thread() -> NonZeroUsize {
     thread_local!(static HERE: u8 = const { 0 });
     HERE.with(|here| std::ptr::from_ref(here).addr().try_into().unwrap_or(NonZeroUsize::MIN))
 }

@@ -198,6 +198,7 @@ def default_locker() -> Locker:
 @atexit.register
 def _close_all() -> None:
     """Release what is still held when the interpreter ends."""
+    _windlass.begin_exit(_EXIT_PATIENCE)
     natives = {id(locker._native): locker._native for locker in list(_open)}
     default = _windlass.default_if_made()
     for native in [*natives.values(), *([default] if default else [])]:

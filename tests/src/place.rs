@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, IntoFuture},
     num::NonZeroU32,
     path::PathBuf,
     pin::{Pin, pin},
@@ -63,7 +63,9 @@ pub fn check(place: impl Place, test: for<'a> fn(&'a dyn Place) -> LocalBoxFutur
             test(&place).await;
             let client = place.client();
             let place: &dyn Place = &place;
-            place.until("nobody holds and nobody waits", async || client.inspect("").await.unwrap().is_empty()).await;
+            place
+                .until("nobody holds and nobody waits", async || client.inspect("").await.unwrap().is_empty())
+                .await;
             place.until("nothing is left behind", async || place.leftovers().is_empty()).await;
         }
         .boxed_local(),
@@ -267,7 +269,7 @@ pub async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<
 }
 
 /// Runs a future on this thread.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub fn block_on<F: IntoFuture>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -275,7 +277,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         }
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
+    let mut future = pin!(future.into_future());
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;

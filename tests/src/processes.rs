@@ -1,1 +1,121 @@
-//! placeholder
+//! Other programs that the tests start: each answers lines with lines, and ends with the test.
+
+use std::{
+    collections::VecDeque,
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Mutex,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use windlass::rt::thread;
+
+use crate::place::PATIENCE;
+
+/// A program that is driven by lines; killed when dropped.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+    /// Lines that came while another one was waited for.
+    early: Mutex<VecDeque<String>>,
+}
+
+impl Program {
+    /// Starts it, and waits until it says `ready`.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (tell, lines) = channel();
+        let read = move || {
+            for line in BufReader::new(output).lines() {
+                let Ok(line) = line else { return };
+                if tell.send(line).is_err() {
+                    return;
+                }
+            }
+        };
+        thread("reader", read).unwrap();
+        let this = Self { child, input, lines, early: Mutex::default() };
+        this.expect("ready");
+        this
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends a line.
+    pub fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    /// Waits for this line; others may come before or after it.
+    pub fn expect(&self, wanted: &str) {
+        assert!(self.wait_for(PATIENCE, |line| line == wanted).is_some(), "waited in vain for {wanted:?}");
+    }
+
+    /// The rest of the next line that begins so.
+    pub fn rest_of(&self, beginning: &str) -> String {
+        let line = self.wait_for(PATIENCE, |line| line.starts_with(beginning));
+        line.unwrap_or_else(|| panic!("waited in vain for {beginning:?}"))[beginning.len()..].to_owned()
+    }
+
+    /// Whether the line does not come for a while. It may only be early, never late: this shows a fault, not its absence.
+    pub fn is_silent(&self, unwanted: &str, millis: u64) -> bool {
+        self.wait_for(Duration::from_millis(millis), |line| line == unwanted).is_none()
+    }
+
+    /// Sends a line and waits for the answer.
+    pub fn ask(&mut self, line: &str, answer: &str) {
+        self.say(line);
+        self.expect(answer);
+    }
+
+    fn wait_for(&self, patience: Duration, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let mut early = self.early.lock().unwrap();
+        if let Some(at) = early.iter().position(|line| wanted(line)) {
+            return early.remove(at);
+        }
+        loop {
+            match self.lines.recv_timeout(patience) {
+                Ok(line) if wanted(&line) => return Some(line),
+                Ok(line) => {
+                    assert!(!line.starts_with("error"), "{line}");
+                    early.push_back(line);
+                }
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => panic!("the program has ended; it had said {early:?}"),
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -258,7 +258,9 @@ impl World {
     }
 
     fn poll_task(&self, id: u64, context: &mut Context<'_>) {
-        let Some(mut future) = self.state().tasks.get_mut(&id).and_then(|task| task.future.take()) else { return };
+        let Some(mut future) = self.state().tasks.get_mut(&id).and_then(|task| task.future.take()) else {
+            return;
+        };
         if future.poll_unpin(context).is_ready() {
             let task = self.state().tasks.remove(&id);
             // What it holds may come back to this world when dropped.
@@ -275,7 +277,8 @@ impl World {
         self.look();
         let wakers = {
             let mut state = self.state();
-            let resumptions = state.hosts.iter().map(|host| host.suspended_until).filter(|at| *at > state.now);
+            let resumptions =
+                state.hosts.iter().map(|host| host.suspended_until).filter(|at| *at > state.now);
             let next = state.alarms.first().map(|(at, _)| *at).into_iter().chain(resumptions).min();
             let next = next.expect("nothing will ever happen again, and the test is not over");
             assert!(next < END_OF_TIME, "this goes on for ever");

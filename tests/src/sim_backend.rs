@@ -239,7 +239,9 @@ impl Backend for SimBackend {
         loop {
             let sent = self.now();
             match self.0.call(Request::Acquire(ask.clone()), ROUND + PATIENCE, Some(waiting)).await? {
-                Reply::Granted { granted, parked } => return Ok(Some(self.grant(granted, sent.plus(parked)))),
+                Reply::Granted { granted, parked } => {
+                    return Ok(Some(self.grant(granted, sent.plus(parked))));
+                }
                 Reply::StillWaiting(told) => waiting(told),
                 Reply::Busy => return Ok(None),
                 Reply::Over => return Err(Error::new(ErrorKind::NotHeld, "this claim is over")),
@@ -360,7 +362,11 @@ impl SimPlace {
     /// A client on a machine of its own.
     pub fn link(&self) -> Arc<Link> {
         let link = Link::new(&self.server, self.world.host());
-        link.set(Faults { request_delay: Duration::from_millis(2), reply_delay: Duration::from_millis(2), ..Faults::default() });
+        link.set(Faults {
+            request_delay: Duration::from_millis(2),
+            reply_delay: Duration::from_millis(2),
+            ..Faults::default()
+        });
         link
     }
 }

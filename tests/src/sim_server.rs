@@ -107,7 +107,8 @@ impl Server {
             clients: 0,
         };
         let host = world.host();
-        let server = Arc::new(Self { host: host.clone(), state: Mutex::new(state), bell, bugs: Bugs::default() });
+        let server =
+            Arc::new(Self { host: host.clone(), state: Mutex::new(state), bell, bugs: Bugs::default() });
         let expiring = Arc::downgrade(&server);
         host.clone().spawn(
             async move {

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     future::IntoFuture,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -58,7 +58,10 @@ pub fn soak(seed: u64) -> (Tally, u64) {
                 workers.push(task(&*machine.host, worker.work()));
             }
         }
-        let nemesis = task(&*here, nemesis(machines.iter().map(Machine::parts).collect(), server.clone(), here.clone()));
+        let nemesis = task(
+            &*here,
+            nemesis(machines.iter().map(Machine::parts).collect(), server.clone(), here.clone()),
+        );
         nemesis.await;
         match select(pin!(join_all(workers)), here.sleep(PEACE)).await {
             Either::Left(_) => {}
@@ -176,6 +179,7 @@ impl Worker {
     async fn round(&self, world: &Arc<World>) {
         let name = NAMES[world.below(NAMES.len() as u64) as usize];
         let ttl = SECOND + world.time_below(9 * SECOND);
+        let owner = format!("{:x}", world.below(u64::MAX));
         let dress = |lock: Lock| {
             let lock = match world.below(10) {
                 0..=3 => lock,
@@ -183,12 +187,24 @@ impl Worker {
                 7 => lock.upgradable(),
                 _ => lock.permit(2),
             };
-            let lock = lock.ttl(ttl);
+            let lock = lock.ttl(ttl).owner(&owner);
             if world.chance(0.5) { lock.timeout(world.time_below(20 * SECOND)) } else { lock }
         };
         let acquired = match world.below(6) {
-            0 => self.locker.lock(name).ttl(ttl).try_acquire().await.map(|guard| guard.into_iter().collect()),
-            1 => self.locker.lock_all([NAMES[2], name, NAMES[0]].into_iter().filter(|n| *n != name).chain([name])).with(dress).await,
+            0 => self
+                .locker
+                .lock(name)
+                .ttl(ttl)
+                .owner(&owner)
+                .try_acquire()
+                .await
+                .map(|guard| guard.into_iter().collect()),
+            1 => {
+                self.locker
+                    .lock_all([NAMES[2], name, NAMES[0]].into_iter().filter(|n| *n != name).chain([name]))
+                    .with(dress)
+                    .await
+            }
             2 => {
                 let acquire = dress(self.locker.lock(name)).into_future();
                 match select(acquire, self.host.sleep(world.time_below(5 * SECOND))).await {
@@ -204,14 +220,14 @@ impl Worker {
         match acquired {
             Ok(guards) => {
                 for guard in guards {
-                    self.hold(world, guard).await;
+                    self.hold(world, guard, &owner).await;
                 }
             }
             Err(error) => expected(&error),
         }
     }
 
-    async fn hold(&self, world: &Arc<World>, mut guard: Guard) {
+    async fn hold(&self, world: &Arc<World>, mut guard: Guard, owner: &str) {
         world.note(format_args!("{} {} {}", guard.name(), guard.mode(), guard.fencing_token()));
         if world.chance(0.1) {
             let Ok(ticket) = guard.detach() else { return };
@@ -224,24 +240,30 @@ impl Worker {
                 Err(error) => return expected(&error),
             }
         }
-        let guard = self.oracle.watch(guard);
+        let guard = self.oracle.watch(guard, owner);
         for _ in 0..world.below(5) {
-            self.oracle.write(&guard, &self.server);
+            self.oracle.write(&guard, owner, &self.server);
             self.host.sleep(world.time_below(4 * SECOND)).await;
-            self.oracle.write(&guard, &self.server);
+            self.oracle.write(&guard, owner, &self.server);
             let changed = match world.below(6) {
-                0 if guard.mode() == Mode::Upgradable => guard.upgrade(world.time_below(8 * SECOND)).await.map(|()| {
-                    self.oracle.count("upgraded", 1);
-                }),
+                0 if guard.mode() == Mode::Upgradable => {
+                    guard.upgrade(world.time_below(8 * SECOND)).await.map(|()| {
+                        self.oracle.count("upgraded", 1);
+                    })
+                }
                 1 if !matches!(guard.mode(), Mode::Permit(_)) => guard.downgrade().await,
-                2 => select(pin!(guard.lost()), self.host.sleep(world.time_below(2 * SECOND))).map(|_| Ok(())).await,
+                2 => {
+                    select(pin!(guard.lost()), self.host.sleep(world.time_below(2 * SECOND)))
+                        .map(|_| Ok(()))
+                        .await
+                }
                 _ => Ok(()),
             };
             if let Err(error) = changed {
                 expected(&error);
             }
         }
-        self.oracle.write(&guard, &self.server);
+        self.oracle.write(&guard, owner, &self.server);
         self.oracle.forget(&guard);
         let Some(guard) = Arc::into_inner(guard) else { unreachable!("nobody else keeps it") };
         if world.chance(0.7) {
@@ -263,7 +285,8 @@ fn expected(error: &Error) {
 
 #[derive(Default)]
 struct Oracle {
-    guards: Mutex<Vec<std::sync::Weak<Guard>>>,
+    /// By whom and what is held.
+    guards: Mutex<Vec<(String, Weak<Guard>)>>,
     /// What a resource that checks fencing tokens has seen: of writers, and of all.
     seen: Mutex<HashMap<Name, (u64, u64)>>,
     tally: Mutex<Tally>,
@@ -274,58 +297,36 @@ impl Oracle {
         *self.tally.lock().unwrap().entry(what).or_default() += times;
     }
 
-    fn watch(&self, guard: Guard) -> Arc<Guard> {
+    fn watch(&self, guard: Guard, owner: &str) -> Arc<Guard> {
         let guard = Arc::new(guard);
-        self.guards.lock().unwrap().push(Arc::downgrade(&guard));
+        self.guards.lock().unwrap().push((owner.to_owned(), Arc::downgrade(&guard)));
         guard
     }
 
     fn forget(&self, guard: &Arc<Guard>) {
-        self.guards.lock().unwrap().retain(|other| other.as_ptr() != Arc::as_ptr(guard));
+        self.guards.lock().unwrap().retain(|(_, other)| other.as_ptr() != Arc::as_ptr(guard));
     }
 
     /// Every belief lies inside a grant, and no two beliefs conflict.
     fn look(&self, server: &Server) {
-        let guards = self.guards.lock().unwrap();
-        let held: Vec<Arc<Guard>> =
-            guards.iter().filter_map(std::sync::Weak::upgrade).filter(|guard| guard.is_held()).collect();
-        drop(guards);
-        if held.is_empty() {
-            return;
-        }
-        for (n, guard) in held.iter().enumerate() {
-            self.believes_what_is_so(guard, server);
-            for other in &held[..n] {
+        let guards = self.guards.lock().unwrap().clone();
+        let guards = guards.into_iter().filter_map(|(owner, guard)| Some((owner, guard.upgrade()?)));
+        let held: Vec<(String, Arc<Guard>)> = guards.filter(|(_, guard)| guard.is_held()).collect();
+        for (n, (owner, guard)) in held.iter().enumerate() {
+            believes_what_is_so(guard, owner, server);
+            for (_, other) in &held[..n] {
                 let conflict = guard.name() == other.name() && !fit(guard.mode(), other.mode());
                 assert!(!conflict, "{guard:?} {} and {other:?} {}", guard.mode(), other.mode());
             }
         }
     }
 
-    fn believes_what_is_so(&self, guard: &Guard, server: &Server) {
-        let statuses = server.status();
-        let status = statuses.iter().find(|status| status.name == *guard.name());
-        let holder = status.and_then(|status| {
-            // By its upgrade it may have a newer token than it knows of yet.
-            status.holders.iter().find(|holder| {
-                holder.fencing_token == guard.fencing_token()
-                    || (guard.mode() == Mode::Upgradable && holder.mode == Mode::Exclusive)
-            })
-        });
-        let Some(holder) = holder else { panic!("{guard:?} believes, but the server has {status:?}") };
-        let covers = holder.mode == guard.mode()
-            || holder.mode == Mode::Exclusive
-            || (holder.mode == Mode::Upgradable && guard.mode() == Mode::Shared);
-        let on_its_way_down = holder.mode == Mode::Shared && guard.mode() != Mode::Shared;
-        assert!(covers || on_its_way_down, "{guard:?} believes {}, but holds {}", guard.mode(), holder.mode);
-    }
-
     /// A write to a resource that refuses old tokens.
-    fn write(&self, guard: &Guard, server: &Server) {
+    fn write(&self, guard: &Guard, owner: &str, server: &Server) {
         if !guard.is_held() {
             return;
         }
-        self.believes_what_is_so(guard, server);
+        believes_what_is_so(guard, owner, server);
         let token = guard.fencing_token();
         let mut seen = self.seen.lock().unwrap();
         let (by_writers, by_all) = seen.entry(guard.name().clone()).or_default();
@@ -338,6 +339,22 @@ impl Oracle {
         }
         self.tally.lock().unwrap().entry("writes").and_modify(|writes| *writes += 1).or_insert(1);
     }
+}
+
+/// Its claim holds the lock by the server's table, in a mode that allows as much. Of the token of an upgrade it may not
+/// know yet.
+fn believes_what_is_so(guard: &Guard, owner: &str, server: &Server) {
+    let statuses = server.status();
+    let status = statuses.iter().find(|status| status.name == *guard.name());
+    let holder = status.and_then(|status| status.holders.iter().find(|holder| holder.owner.owner == owner));
+    let Some(holder) = holder else { panic!("{guard:?} believes, but the server has {status:?}") };
+    assert!(holder.fencing_token >= guard.fencing_token(), "{guard:?} of {owner} and {holder:?}");
+    let covers = match guard.mode() {
+        Mode::Shared => matches!(holder.mode, Mode::Shared | Mode::Upgradable | Mode::Exclusive),
+        Mode::Upgradable => matches!(holder.mode, Mode::Upgradable | Mode::Exclusive),
+        mode => holder.mode == mode,
+    };
+    assert!(covers, "{guard:?} believes {}, but holds {}", guard.mode(), holder.mode);
 }
 
 fn fit(one: Mode, other: Mode) -> bool {

@@ -4,7 +4,7 @@
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader, Read},
-    os::unix::process::ExitStatusExt,
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::PathBuf,
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -13,7 +13,7 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigHandler, Signal, kill, signal},
     unistd::Pid,
 };
 use sha2::{Digest, Sha256};
@@ -97,7 +97,21 @@ impl Place {
 pub(crate) fn windlass<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_windlass"));
     command.args(args).env_remove("WINDLASS_URL").env_remove("SHELL").env("RUST_BACKTRACE", "0");
+    as_from_a_terminal(&mut command);
     command
+}
+
+/// Lets the command hear Ctrl-C also when the tests run in the background, where shells have it ignored.
+pub(crate) fn as_from_a_terminal(command: &mut Command) {
+    let heed = || {
+        for heeded in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+            // SAFETY: no handler is installed that could run in the wrong place.
+            unsafe { signal(heeded, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(heed) };
 }
 
 /// A process, killed when this is dropped.

@@ -11,7 +11,7 @@ use std::{
 
 use nix::{libc, pty::openpty};
 
-use crate::support::{Place, as_shell, ended, until};
+use crate::support::{Place, as_from_a_terminal, as_shell, ended, until};
 
 /// A terminal with a program on it.
 struct Screen {
@@ -26,6 +26,7 @@ impl Screen {
         let pty = openpty(None, None).unwrap();
         let (master, slave) = (File::from(pty.master), File::from(pty.slave));
         command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
+        as_from_a_terminal(&mut command);
         // SAFETY: both calls are allowed between fork and exec.
         unsafe {
             command.pre_exec(|| {

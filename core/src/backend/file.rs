@@ -21,17 +21,19 @@ mod line;
 mod lockfile;
 mod look;
 mod news;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod procfs;
 mod record;
 mod revoke;
+#[cfg_attr(not(target_os = "linux"), path = "file/no_slots.rs")]
 mod slots;
 mod take;
 mod trouble;
 mod waiter;
 mod watch;
 
-pub(crate) use dir::default_dir;
 use dir::Directory;
+pub(crate) use dir::default_dir;
 use line::Begun;
 use news::Inbox;
 use slots::MOST;
@@ -95,8 +97,12 @@ impl FileBackend {
         let can = self.capabilities();
         let unsupported = |what| Err(Error::new(ErrorKind::Unsupported, what));
         match ask.mode {
-            Mode::Upgradable => return unsupported("locks in files cannot be upgraded: the kernel lets others in between"),
-            Mode::Permit(_) if !can.permit => return unsupported("permits in files need Linux, whose locks can be counted"),
+            Mode::Upgradable => {
+                return unsupported("locks in files cannot be upgraded: the kernel lets others in between");
+            }
+            Mode::Permit(_) if !can.permit => {
+                return unsupported("permits in files need Linux, whose locks can be counted");
+            }
             Mode::Permit(limit) if limit.get() > MOST => {
                 return Err(Error::new(
                     ErrorKind::InvalidInput,
@@ -106,7 +112,9 @@ impl FileBackend {
             _ => {}
         }
         if ask.entry == Entry::Steal && !can.steal {
-            return unsupported("locks in files can be stolen on Linux only, where their holders can be told");
+            return unsupported(
+                "locks in files can be stolen on Linux only, where their holders can be told",
+            );
         }
         Ok(())
     }
@@ -155,7 +163,8 @@ impl Backend for FileBackend {
 
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
         self.check(ask).map_err(self.at(&ask.name))?;
-        let begun = self.directory()?.begin(self.key(&ask.name), ask, &self.inbox).map_err(self.at(&ask.name))?;
+        let begun =
+            self.directory()?.begin(self.key(&ask.name), ask, &self.inbox).map_err(self.at(&ask.name))?;
         match begun {
             Begun::Granted(grant) => Ok(Some(grant)),
             Begun::Refused => Ok(None),
@@ -216,13 +225,18 @@ impl Backend for FileBackend {
 
     async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
         let directory = self.directory()?;
-        directory.look(prefix).map_err(|e| trouble("read the directory", directory.path(), e).with_backend(self.url()))
+        directory
+            .look(prefix)
+            .map_err(|e| trouble("read the directory", directory.path(), e).with_backend(self.url()))
     }
 
     async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
         let (directory, key) = (self.directory()?.clone(), self.key(name));
         if !self.capabilities().force_release {
-            return Err(self.at(name)(Error::new(ErrorKind::Unsupported, "only on Linux can holders be found and told")));
+            return Err(self.at(name)(Error::new(
+                ErrorKind::Unsupported,
+                "only on Linux can holders be found and told",
+            )));
         }
         let (tell, answer) = oneshot::channel();
         thread("windlass-force", move || {

@@ -228,14 +228,17 @@ impl Process {
 
     #[track_caller]
     fn receive(&self) -> String {
-        self.answers.recv_timeout(EVER).unwrap_or_else(|_| panic!("the process says nothing; its threads: {}", self.threads()))
+        self.answers
+            .recv_timeout(EVER)
+            .unwrap_or_else(|_| panic!("the process says nothing; its threads: {}", self.threads()))
     }
 
     /// Where its threads are, for those who look into a failure.
     fn threads(&self) -> String {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten();
         let about = |task: fs::DirEntry| {
-            let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default().trim().to_owned();
+            let read =
+                |file| fs::read_to_string(task.path().join(file)).unwrap_or_default().trim().to_owned();
             format!("\n  {} in system call {}", read("comm"), read("syscall"))
         };
         tasks.filter_map(|task| task.ok().map(about)).collect()
@@ -274,8 +277,22 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    pub(crate) fn signal(&self, signal: &str) {
+    fn signal(&self, signal: &str) {
         assert!(Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap().success());
+    }
+
+    pub(crate) fn stop(&self) {
+        self.signal("-STOP");
+        until("all its threads have stopped", || {
+            fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().all(|task| {
+                let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
+                status.lines().any(|line| line.starts_with("State:\tT"))
+            })
+        });
+    }
+
+    pub(crate) fn go_on(&self) {
+        self.signal("-CONT");
     }
 }
 
@@ -385,17 +402,16 @@ fn fork_and_linger(party: &Party) -> String {
             .unwrap()
             .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
             .any(|path| path.to_string_lossy().contains("windlass-test"));
-        let same_again = release.is_some_and(|it| closed(it.err())) && acquire.is_some_and(|it| closed(it.err()));
-        let anew = FileBackend::open(
-            Path::new(&std::env::var_os(ROLE).unwrap()),
-            Naming::Sha256,
-            Arc::new(Native),
-        )
-        .unwrap();
+        let same_again =
+            release.is_some_and(|it| closed(it.err())) && acquire.is_some_and(|it| closed(it.err()));
+        let anew =
+            FileBackend::open(Path::new(&std::env::var_os(ROLE).unwrap()), Naming::Sha256, Arc::new(Native))
+                .unwrap();
         let own = anew.acquire(&exclusive("c", 3), &|_| {}).now_or_never();
         let own = own.is_some_and(|it| it.is_ok_and(|it| it.is_some()));
         let taken = Ask { entry: Entry::Try, ..exclusive("a", 4) };
-        let parents = anew.acquire(&taken, &|_| {}).now_or_never().is_some_and(|it| it.is_ok_and(|it| it.is_none()));
+        let parents =
+            anew.acquire(&taken, &|_| {}).now_or_never().is_some_and(|it| it.is_ok_and(|it| it.is_none()));
         drop(anew);
         let _ = writeln!(writer, "closed={same_again} descriptors={held} own={own} parents={parents}");
         thread::sleep(EVER * 2);

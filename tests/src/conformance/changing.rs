@@ -60,7 +60,9 @@ pub async fn upgrade_waits_for_the_others(place: &dyn Place) {
     let reader = ask_as("reader", "lock", Mode::Shared);
     let reading = place.take(&*b, &reader).await;
     let mut upgrade = place.change_in_background(&a, &upgradable, Mode::Exclusive);
-    place.until("new shared claims are held back", async || !place.could_have(&*b, "lock", Mode::Shared).await).await;
+    place
+        .until("new shared claims are held back", async || !place.could_have(&*b, "lock", Mode::Shared).await)
+        .await;
     assert!(!upgrade.is_done(), "somebody still reads");
     place.give_back(&*b, &[&reader]).await;
     let after = upgrade.granted(place).await;
@@ -94,7 +96,9 @@ pub async fn upgrade_called_off(place: &dyn Place) {
     place.take(&*a, &held).await;
     place.take(&*b, &reader).await;
     let upgrade = place.change_in_background(&a, &held, Mode::Exclusive);
-    place.until("new shared claims are held back", async || !place.could_have(&*b, "lock", Mode::Shared).await).await;
+    place
+        .until("new shared claims are held back", async || !place.could_have(&*b, "lock", Mode::Shared).await)
+        .await;
     upgrade.drop_future().await;
     let grant = place.soon("calling off", a.change(&claim(&held), Mode::Upgradable)).await.unwrap();
     assert_eq!(grant.mode, Mode::Upgradable);
@@ -140,7 +144,8 @@ pub async fn upgrade_goes_before_the_queue(place: &dyn Place) {
     if !can_upgrade(place, &*a).await {
         return;
     }
-    let (held, reader) = (ask_as("upgrader", "lock", Mode::Upgradable), ask_as("reader", "lock", Mode::Shared));
+    let (held, reader) =
+        (ask_as("upgrader", "lock", Mode::Upgradable), ask_as("reader", "lock", Mode::Shared));
     place.take(&*a, &held).await;
     place.take(&*b, &reader).await;
     let mut writer = place.stand_in_line(&b, &ask_as("writer", "lock", Mode::Exclusive)).await;

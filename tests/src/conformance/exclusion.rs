@@ -17,7 +17,10 @@ pub async fn exclusive_excludes(place: &dyn Place) {
     let grant = place.take(&*a, &held).await;
     assert_eq!(grant.mode, Mode::Exclusive);
     assert!(!place.could_have(&*b, "lock", Mode::Exclusive).await, "held by another client");
-    assert!(!place.could_have(&*a, "lock", Mode::Exclusive).await, "held by the same client: a claim is not re-entrant");
+    assert!(
+        !place.could_have(&*a, "lock", Mode::Exclusive).await,
+        "held by the same client: a claim is not re-entrant"
+    );
     assert!(place.could_have(&*b, "another", Mode::Exclusive).await);
     place.give_back(&*a, &[&held]).await;
     assert!(place.could_have(&*b, "lock", Mode::Exclusive).await, "released");

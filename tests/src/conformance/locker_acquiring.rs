@@ -43,8 +43,12 @@ pub async fn timeout_says_who_holds_it(place: &dyn Place) {
 
 pub async fn timeout_of_zero(place: &dyn Place) {
     let (one, two) = (place.locker(), place.locker());
-    let guard = place.soon("a free lock", one.lock("lock").timeout(Duration::from_secs(30)).into_future()).await.unwrap();
-    let error = place.soon("a timeout", two.lock("lock").timeout(Duration::ZERO).into_future()).await.unwrap_err();
+    let guard = place
+        .soon("a free lock", one.lock("lock").timeout(Duration::from_secs(30)).into_future())
+        .await
+        .unwrap();
+    let error =
+        place.soon("a timeout", two.lock("lock").timeout(Duration::ZERO).into_future()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     free_of_waiters(place, &one).await;
     guard.release().await.unwrap();
@@ -165,7 +169,10 @@ pub async fn random_delay_is_spent_holding(place: &dyn Place) {
     let (one, two) = (place.locker(), place.locker());
     let acquired = Arc::new(Mutex::new(false));
     let tell = acquired.clone();
-    let delayed = one.lock("lock").random_delay(Duration::from_millis(60)).on_acquired(move |_| *tell.lock().unwrap() = true);
+    let delayed = one
+        .lock("lock")
+        .random_delay(Duration::from_millis(60))
+        .on_acquired(move |_| *tell.lock().unwrap() = true);
     let delayed = task(&*place.runtime(), delayed.into_future());
     place.until("it is acquired", async || *acquired.lock().unwrap()).await;
     assert!(two.lock("lock").try_acquire().await.unwrap().is_none());
@@ -213,11 +220,12 @@ pub async fn lock_all_none(place: &dyn Place) {
     let all = two.lock_all(["a", "b", "c"]).with(|lock| lock.timeout(SHORT));
     let error = place.soon("a timeout", all.into_future()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    place.until("the others are free", async || {
-        let free = one.lock_all(["a", "c"]).try_acquire().await.unwrap();
-        free.is_some()
-    })
-    .await;
+    place
+        .until("the others are free", async || {
+            let free = one.lock_all(["a", "c"]).try_acquire().await.unwrap();
+            free.is_some()
+        })
+        .await;
     guard.release().await.unwrap();
     let guards = two.lock_all(["a", "b", "c"]).try_acquire().await.unwrap().expect("all are free");
     assert_eq!(guards.len(), 3);
@@ -256,8 +264,9 @@ pub async fn errors_say_where(place: &dyn Place) {
 }
 
 async fn free_of_waiters(place: &dyn Place, locker: &Locker) {
-    place.until("nobody waits", async || {
-        locker.list("").await.unwrap().iter().all(|status| status.waiters.is_empty())
-    })
-    .await;
+    place
+        .until("nobody waits", async || {
+            locker.list("").await.unwrap().iter().all(|status| status.waiters.is_empty())
+        })
+        .await;
 }

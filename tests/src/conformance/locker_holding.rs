@@ -91,10 +91,11 @@ pub async fn upgrade_times_out(place: &dyn Place) {
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert_eq!(guard.mode(), Mode::Upgradable);
     guard.check().unwrap();
-    place.until("shared claims come in again", async || {
-        two.lock("lock").shared().try_acquire().await.unwrap().is_some()
-    })
-    .await;
+    place
+        .until("shared claims come in again", async || {
+            two.lock("lock").shared().try_acquire().await.unwrap().is_some()
+        })
+        .await;
     drop(reader);
     place.soon("an upgrade", guard.upgrade(SHORT)).await.unwrap();
     guard.release().await.unwrap();

@@ -36,10 +36,16 @@ pub async fn watch_shows_each_change(place: &dyn Place) {
     let (one, two) = (place.locker(), place.locker());
     let before = one.lock("a/before").owner("ann").await.unwrap();
     let mut watch = pin!(two.watch("a/").await.unwrap());
-    sees(place, &mut watch, "what is there", |status| status.name.as_str() == "a/before" && held_by(status, "ann")).await;
+    sees(place, &mut watch, "what is there", |status| {
+        status.name.as_str() == "a/before" && held_by(status, "ann")
+    })
+    .await;
     let guard = one.lock("a/new").owner("bob").await.unwrap();
     let elsewhere = one.lock("b").await.unwrap();
-    sees(place, &mut watch, "a new holder", |status| status.name.as_str() == "a/new" && held_by(status, "bob")).await;
+    sees(place, &mut watch, "a new holder", |status| {
+        status.name.as_str() == "a/new" && held_by(status, "bob")
+    })
+    .await;
     let waiter = task(&*place.runtime(), one.lock("a/new").owner("eve").into_future());
     sees(place, &mut watch, "a waiter", |status| !status.waiters.is_empty()).await;
     guard.release().await.unwrap();
@@ -60,7 +66,8 @@ pub async fn contended_is_told(place: &dyn Place) {
     let (one, two) = (place.locker(), place.locker());
     let count = Arc::new(AtomicU32::new(0));
     let counted = count.clone();
-    let guard = one.lock("lock").on_contended(move |_| drop(counted.fetch_add(1, Ordering::SeqCst))).await.unwrap();
+    let guard =
+        one.lock("lock").on_contended(move |_| drop(counted.fetch_add(1, Ordering::SeqCst))).await.unwrap();
     place.pause(20).await;
     assert_eq!(count.load(Ordering::SeqCst), 0, "nobody waits");
     let waiter = task(&*place.runtime(), two.lock("lock").into_future());

@@ -1,6 +1,9 @@
 //! Every grant carries a fencing token greater than those of earlier grants that it conflicts with (guarantee 3).
 
-use windlass::{Mode, ask::{Ask, Entry}};
+use windlass::{
+    Mode,
+    ask::{Ask, Entry},
+};
 
 use super::{can_force_release, can_permit, can_share, can_steal};
 use crate::place::{Place, ask, permit};

@@ -76,7 +76,9 @@ impl Sim {
                 let known = || {
                     let statuses = server.status();
                     let holders = statuses.iter().filter(|status| status.name == *guard.name());
-                    holders.flat_map(|status| &status.holders).any(|h| h.fencing_token == guard.fencing_token())
+                    holders
+                        .flat_map(|status| &status.holders)
+                        .any(|h| h.fencing_token == guard.fencing_token())
                 };
                 assert!(!guard.is_held() || known(), "{guard:?} believes to hold what it was not granted");
             }
@@ -103,7 +105,12 @@ fn r1_belief_lies_inside_the_grant_however_late_the_replies() {
         sim(percent, async |sim| {
             let guards = sim.beliefs_lie_inside_the_grants();
             let (slow, other) = (sim.client(), sim.client());
-            let late = Faults { exact: true, patience: Some(HOUR), reply_delay: TTL * percent as u32 / 100, ..ms(0) };
+            let late = Faults {
+                exact: true,
+                patience: Some(HOUR),
+                reply_delay: TTL * percent as u32 / 100,
+                ..ms(0)
+            };
             slow.link.set(late);
             let mut held = 0;
             for _ in 0..3 {
@@ -201,8 +208,14 @@ fn r3_a_server_that_never_answers() {
             let waiter = task(&*waiter.host, waiter.locker.lock("lock").into_future());
             assert_eq!(sim.soon("the loss", guard.lost()).await, LostReason::Unreachable);
             let lost_at = sim.world.now();
-            assert!(lost_at + Duration::from_millis(50) >= held_until, "{lost_at:?}, not before {held_until:?}");
-            assert!(lost_at <= held_until + Duration::from_millis(10), "{lost_at:?}, not after {held_until:?}");
+            assert!(
+                lost_at + Duration::from_millis(50) >= held_until,
+                "{lost_at:?}, not before {held_until:?}"
+            );
+            assert!(
+                lost_at <= held_until + Duration::from_millis(10),
+                "{lost_at:?}, not after {held_until:?}"
+            );
             let tries = renewals(&client.link);
             assert!(tries.len() >= 2, "{tries:?}");
             near(tries[0] - before[1], TTL / 3, 50);
@@ -423,7 +436,11 @@ fn r16_the_dead_do_not_block_the_living() {
         }
         // The first ten of the queue die, some by a cut, some in their machines.
         for (n, client) in clients[1..11].iter().enumerate() {
-            if n % 2 == 0 { client.link.set(Faults { cut_there: true, cut_back: true, ..ms(2) }) } else { client.host.suspend(HOUR) }
+            if n % 2 == 0 {
+                client.link.set(Faults { cut_there: true, cut_back: true, ..ms(2) })
+            } else {
+                client.host.suspend(HOUR)
+            }
         }
         sim.sleep(Duration::from_secs(8)).await;
         assert_eq!(sim.server.status()[0].waiters.len(), 1, "the dead have left the queue");
@@ -454,7 +471,12 @@ fn r18_a_waiter_that_was_cut_off_gets_its_turn() {
             let guard = first.locker.lock("lock").await.unwrap();
             let waiter = task(&*second.host, second.locker.lock("lock").into_future());
             sim.sleep(Duration::from_secs(1)).await;
-            second.link.set(Faults { cut_back: true, cut_there: seed % 2 == 0, resets: seed % 3 == 0, ..ms(2) });
+            second.link.set(Faults {
+                cut_back: true,
+                cut_there: seed % 2 == 0,
+                resets: seed % 3 == 0,
+                ..ms(2)
+            });
             guard.release().await.unwrap();
             sim.sleep(TTL * 3 + sim.world.time_below(TTL)).await;
             second.link.set(ms(2));
@@ -484,7 +506,8 @@ fn r19_everybody_gets_as_many_turns() {
         });
         join_all(workers.collect::<Vec<_>>()).await;
         let turns: Vec<f64> = turns.iter().map(|turns| f64::from(turns.load(Ordering::SeqCst))).collect();
-        let (sum, squares) = (turns.iter().sum::<f64>(), turns.iter().map(|turns| turns * turns).sum::<f64>());
+        let (sum, squares) =
+            (turns.iter().sum::<f64>(), turns.iter().map(|turns| turns * turns).sum::<f64>());
         let jain = sum * sum / (8.0 * squares);
         assert!(jain > 0.99, "{jain} of {turns:?}");
         assert!(sum > 4000.0, "{turns:?}");
@@ -501,8 +524,13 @@ fn trouble_is_tried_again_until_the_timeout() {
             let error = sim.soon("the timeout", acquire.into_future()).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
             near(sim.world.now(), 2 * TTL, 10);
-            let tries: Vec<Duration> =
-                client.link.sent().into_iter().filter(|(_, kind)| *kind == "acquire").map(|(at, _)| at).collect();
+            let tries: Vec<Duration> = client
+                .link
+                .sent()
+                .into_iter()
+                .filter(|(_, kind)| *kind == "acquire")
+                .map(|(at, _)| at)
+                .collect();
             assert!(tries.len() >= 4 && tries.len() <= 60, "{} tries", tries.len());
             let gaps: Vec<Duration> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
             assert!(gaps.iter().max().unwrap() <= &Duration::from_secs(10), "{gaps:?}");

@@ -19,7 +19,8 @@ fn no_seed_breaks_a_guarantee() {
     eprintln!("{count} seeds: {total:?}");
     if count >= 200 {
         // The faults must be felt, or the run shows nothing.
-        for what in ["acquired", "waited", "lost", "timeouts", "retries", "given up", "upgraded", "handed on"] {
+        for what in ["acquired", "waited", "lost", "timeouts", "retries", "given up", "upgraded", "handed on"]
+        {
             assert!(total.get(what).is_some_and(|times| *times >= 20), "{what} hardly happened: {total:?}");
         }
     }

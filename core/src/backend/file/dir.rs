@@ -202,7 +202,10 @@ fn make(path: &Path) -> Result<()> {
         Err(_) if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) => {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
-                format!("{} is a symbolic link that leads nowhere: make what it points to, or remove it", path.display()),
+                format!(
+                    "{} is a symbolic link that leads nowhere: make what it points to, or remove it",
+                    path.display()
+                ),
             ));
         }
         Err(_) => {}
@@ -285,7 +288,8 @@ impl Access {
     fn of(path: &Path) -> std::io::Result<Self> {
         use std::os::unix::fs::MetadataExt;
         let mode = fs::metadata(path)?.mode();
-        let shared = (if mode & 0o020 != 0 { 0o060 } else { 0 }) | (if mode & 0o002 != 0 { 0o006 } else { 0 });
+        let shared =
+            (if mode & 0o020 != 0 { 0o060 } else { 0 }) | (if mode & 0o002 != 0 { 0o006 } else { 0 });
         Ok(Self { file: 0o600 | shared, side: mode & 0o7777 })
     }
 
@@ -293,7 +297,9 @@ impl Access {
     fn make_side(self, side: &Path) -> std::io::Result<()> {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
         match fs::DirBuilder::new().mode(self.side & 0o777).create(side) {
-            Ok(()) if self.side & 0o022 != 0 => fs::set_permissions(side, fs::Permissions::from_mode(self.side)),
+            Ok(()) if self.side & 0o022 != 0 => {
+                fs::set_permissions(side, fs::Permissions::from_mode(self.side))
+            }
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
             _ => Ok(()),
         }

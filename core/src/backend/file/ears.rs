@@ -30,11 +30,7 @@ pub(super) use sys::Ears;
 
 #[cfg(target_os = "linux")]
 mod sys {
-    use std::{
-        mem::MaybeUninit,
-        os::fd::OwnedFd,
-        time::Duration,
-    };
+    use std::{mem::MaybeUninit, os::fd::OwnedFd, time::Duration};
 
     use rustix::{
         event::{PollFd, PollFlags, Timespec, poll},
@@ -55,7 +51,8 @@ mod sys {
 
         /// Listens to a place, or to something else of a place that is listened to already.
         pub(in super::super) fn listen(&self, path: &Path, to: To) -> Result<i32> {
-            let names = WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+            let names =
+                WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
             let itself = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
             let flags = match to {
                 To::Names => names | itself,

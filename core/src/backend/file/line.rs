@@ -120,7 +120,13 @@ impl Directory {
         begun
     }
 
-    fn begin_in(self: &Arc<Self>, key: FileKey, line: &mut Line, ask: &Ask, inbox: &Arc<Inbox>) -> Result<Begun> {
+    fn begin_in(
+        self: &Arc<Self>,
+        key: FileKey,
+        line: &mut Line,
+        ask: &Ask,
+        inbox: &Arc<Inbox>,
+    ) -> Result<Begun> {
         if let Some(held) = line.held.iter().find(|held| held.id == ask.claim_id) {
             return Ok(Begun::Granted(held.grant.clone()));
         }
@@ -218,13 +224,18 @@ impl Directory {
     pub(super) fn downgrade(self: &Arc<Self>, key: FileKey, id: ClaimId) -> Result<Grant> {
         self.with_line(key, |line| {
             let held = line.held.iter_mut().find(|held| held.id == id).ok_or_else(|| {
-                Error::new(ErrorKind::NotHeld, "the claim is not held: it was released, lost or never granted")
+                Error::new(
+                    ErrorKind::NotHeld,
+                    "the claim is not held: it was released, lost or never granted",
+                )
             })?;
             match held.grant.mode {
                 Mode::Shared => return Ok(held.grant.clone()),
                 Mode::Exclusive => {}
                 other => {
-                    let message = format!("a claim that is {other} cannot become shared: release it and acquire it anew");
+                    let message = format!(
+                        "a claim that is {other} cannot become shared: release it and acquire it anew"
+                    );
                     return Err(Error::new(ErrorKind::Unsupported, message));
                 }
             }
@@ -330,7 +341,7 @@ impl Directory {
             _directory: self.clone(),
         });
         // Those that can share with it come in by the same turn; for others the gate is opened.
-        if !line.queue.front().is_some_and(|next| !line.conflicts(next.mode)) {
+        if line.queue.front().is_none_or(|next| line.conflicts(next.mode)) {
             line.leave_gate();
         }
         if !line.queue.is_empty() {
@@ -343,19 +354,29 @@ impl Directory {
     /// One attempt. Where it fails and a thread that nobody wants any more is in the kernel's queue, that thread may
     /// have got the lock just now: then it is taken from it.
     fn attempt(&self, key: FileKey, line: &mut Line, want: &Want<'_>) -> Result<Taken> {
-        let taken = self.take(key, want)?;
-        if !matches!(taken, Taken::Busy(Obstacle::Lock(_))) || line.blocked.iter().all(Option::is_none) {
-            return Ok(taken);
-        }
-        for side in [Side::Shared, Side::Exclusive] {
-            if line.wants != Some(side)
-                && let Some(blocked) = &mut line.blocked[side as usize]
-            {
-                blocked.file.unlock();
-                blocked.doubtful = true;
+        let mut taken = self.take(key, want)?;
+        // A thread can get it between the unlocking and the second attempt, but only once: then it stops at the mutex
+        // that we have. So with two threads the third time tells.
+        for _ in 0..=line.blocked.len() {
+            if !matches!(taken, Taken::Busy(Obstacle::Lock(_))) {
+                break;
             }
+            let mut abandoned = false;
+            for side in [Side::Shared, Side::Exclusive] {
+                if line.wants != Some(side)
+                    && let Some(blocked) = &mut line.blocked[side as usize]
+                {
+                    blocked.file.unlock();
+                    blocked.doubtful = true;
+                    abandoned = true;
+                }
+            }
+            if !abandoned {
+                break;
+            }
+            taken = self.take(key, want)?;
         }
-        self.take(key, want)
+        Ok(taken)
     }
 
     /// Takes the gate, or says that a thread must stand there.

@@ -182,7 +182,8 @@ mod sys {
     use super::{Identity, Stat};
 
     /// `O_NONBLOCK`, so that a fifo or a device that somebody put there cannot hang us.
-    const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+    const SAFE: OFlags =
+        OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
     pub(super) fn open_existing(path: &Path) -> Result<File> {
         Ok(open_at(path, OFlags::RDWR | SAFE, Mode::empty())?.into())

@@ -14,7 +14,7 @@ use super::{
     dir::Directory,
     line::{Held, Line},
     lockfile::{inode_of, open_to_read, read_head},
-    procfs::{KernelLock, parse_locks, parse_mount_id, parse_mountinfo, parse_user},
+    procfs::{KernelLock, parse_locks, parse_user},
     record::{LONGEST, Record},
 };
 use crate::{
@@ -67,10 +67,9 @@ impl Directory {
 
     /// The other processes that hold a lock.
     pub(super) fn others_that_hold(&self, key: FileKey) -> Vec<(u32, Holder)> {
-        let Some(inode) = inode_of(&self.main_path(key)) else { return Vec::new() };
         let locks = self.kernel_locks();
         let record = self.read_record(key);
-        self.holders(&locks, inode, record.as_ref())
+        self.holders(key, &locks, record.as_ref())
     }
 
     /// Every lock that is held or waited for, and has a name that begins with `prefix`.
@@ -111,13 +110,17 @@ impl Directory {
     pub(super) fn status(&self, key: FileKey, locks: &[KernelLock]) -> Option<Status> {
         let now = self.rt.now();
         let record = self.read_record(key);
-        let inode = inode_of(&self.main_path(key));
         let gate = inode_of(&self.side_path(key, "queue"));
         let mut holders = Vec::new();
         let mut ours = Vec::new();
         let mut name = None;
         if let Some(line) = self.shard(key).get(&key) {
-            name = line.held.first().map(|held| &held.name).or(line.queue.front().map(|head| &head.name)).cloned();
+            name = line
+                .held
+                .first()
+                .map(|held| &held.name)
+                .or(line.queue.front().map(|head| &head.name))
+                .cloned();
             holders.extend(line.held.iter().map(|held| held.holder(now)));
             ours.extend(line.queue.iter().map(|standing| Waiter {
                 owner: (*standing.owner).clone(),
@@ -125,9 +128,7 @@ impl Directory {
                 waited_for: Some(now.since(standing.since)),
             }));
         }
-        if let Some(inode) = inode {
-            holders.extend(self.holders(locks, inode, record.as_ref()).into_iter().map(|(_, holder)| holder));
-        }
+        holders.extend(self.holders(key, locks, record.as_ref()).into_iter().map(|(_, holder)| holder));
         let name = name.or_else(|| {
             let name: Name = record.as_ref()?.name.parse().ok()?;
             // Somebody may have copied the file.
@@ -149,29 +150,49 @@ impl Directory {
         Some(Status { name, holders, waiters })
     }
 
+    /// The one in another process that has written down that it holds the lock, if somebody does: nothing tells more.
+    #[cfg(not(target_os = "linux"))]
+    fn holders(&self, key: FileKey, _locks: &[KernelLock], record: Option<&Record>) -> Vec<(u32, Holder)> {
+        let now = self.rt.now();
+        let file = super::lockfile::LockFile::open_existing(&self.main_path(key));
+        let held =
+            file.is_ok_and(|file| matches!(file.try_lock(super::lockfile::Side::Exclusive), Ok(false)));
+        let other = record.filter(|record| held && record.pid != self.pid);
+        other.map(|record| (record.pid, holder_of(record, now))).into_iter().collect()
+    }
+
     /// Holders in other processes.
-    fn holders(&self, locks: &[KernelLock], inode: u64, record: Option<&Record>) -> Vec<(u32, Holder)> {
+    #[cfg(target_os = "linux")]
+    fn holders(&self, key: FileKey, locks: &[KernelLock], record: Option<&Record>) -> Vec<(u32, Holder)> {
+        let Some(inode) = inode_of(&self.main_path(key)) else { return Vec::new() };
         let now = self.rt.now();
         let mut holders = Vec::new();
         for lock in locks.iter().filter(|lock| lock.inode == inode && !lock.waits && lock.pid != self.pid) {
             let told = record.filter(|record| {
                 record.pid == lock.pid && lock.exclusive == (record.mode == Mode::Exclusive)
             });
-            holders.push((lock.pid, match (told, record) {
-                (Some(record), _) if record.mode != Mode::Shared => holder_of(record, now),
-                (_, Some(record)) if !lock.exclusive => Holder {
-                    owner: process(lock.pid),
-                    mode: if matches!(record.mode, Mode::Permit(_)) { record.mode } else { Mode::Shared },
-                    fencing_token: if matches!(record.mode, Mode::Permit(_)) { 0 } else { record.token + 1 },
-                    held_for: None,
+            holders.push((
+                lock.pid,
+                match (told, record) {
+                    (Some(record), _) if record.mode != Mode::Shared => holder_of(record, now),
+                    (_, Some(record)) if !lock.exclusive => Holder {
+                        owner: process(lock.pid),
+                        mode: if matches!(record.mode, Mode::Permit(_)) { record.mode } else { Mode::Shared },
+                        fencing_token: if matches!(record.mode, Mode::Permit(_)) {
+                            0
+                        } else {
+                            record.token + 1
+                        },
+                        held_for: None,
+                    },
+                    _ => Holder {
+                        owner: process(lock.pid),
+                        mode: if lock.exclusive { Mode::Exclusive } else { Mode::Shared },
+                        fencing_token: 0,
+                        held_for: None,
+                    },
                 },
-                _ => Holder {
-                    owner: process(lock.pid),
-                    mode: if lock.exclusive { Mode::Exclusive } else { Mode::Shared },
-                    fencing_token: 0,
-                    held_for: None,
-                },
-            }));
+            ));
         }
         holders
     }
@@ -180,7 +201,9 @@ impl Directory {
         let said = open_to_read(&self.side_path(key, "queue"))
             .and_then(|file| read_head(&file, LONGEST))
             .ok()
-            .and_then(|bytes| serde_json::Deserializer::from_slice(&bytes).into_iter::<Announcement>().next()?.ok())
+            .and_then(|bytes| {
+                serde_json::Deserializer::from_slice(&bytes).into_iter::<Announcement>().next()?.ok()
+            })
             .filter(|said| said.pid == pid);
         match said {
             Some(said) => Waiter {
@@ -237,15 +260,18 @@ fn read_locks() -> std::io::Result<String> {
 }
 
 /// The number that the kernel has for the file system of a directory. On btrfs and overlayfs stat(2) gives another one.
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 fn device(path: &Path) -> Option<(u32, u32)> {
     use std::os::fd::AsRawFd;
+
+    use super::procfs::{parse_mount_id, parse_mountinfo};
+
     let directory = fs::File::open(path).ok()?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", directory.as_raw_fd())).ok()?;
     parse_mountinfo(&fs::read_to_string("/proc/self/mountinfo").ok()?, parse_mount_id(&info)?)
 }
 
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 fn device(_path: &Path) -> Option<(u32, u32)> {
     None
 }
@@ -280,4 +306,3 @@ fn process(pid: u32) -> Owner {
     }
     owner
 }
-

@@ -25,8 +25,9 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn push(&self, name: &Name, id: ClaimId, what: Happening) {
-        // What nobody listens to would pile up. The first who listens looks at the state of things.
-        if self.is_listening() {
+        // A loss is told whenever somebody listens at last: between a grant and the keeper's first look nobody does yet.
+        // Other news that nobody listens to would pile up, and the first who listens looks at the state of things.
+        if self.is_listening() || matches!(what, Happening::Lost(_)) {
             let news = News { claim: Claim { name: name.clone(), id }, what };
             self.news.lock().unwrap_or_else(PoisonError::into_inner).push(news);
             self.arrived.notify(1);

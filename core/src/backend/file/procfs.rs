@@ -33,7 +33,8 @@ pub(super) fn parse_locks(text: &str) -> impl Iterator<Item = KernelLock> + '_ {
         };
         let pid = words.next()?.parse().ok()?;
         let mut file = words.next()?.split(':');
-        let device = (u32::from_str_radix(file.next()?, 16).ok()?, u32::from_str_radix(file.next()?, 16).ok()?);
+        let device =
+            (u32::from_str_radix(file.next()?, 16).ok()?, u32::from_str_radix(file.next()?, 16).ok()?);
         Some(KernelLock { pid, inode: file.next()?.parse().ok()?, device, exclusive, waits })
     })
 }
@@ -74,7 +75,8 @@ mod tests {
                     3: OFDLCK ADVISORY  WRITE -1 fd:01:99 0 0\n\
                     4: LEASE  ACTIVE    READ  1 fd:01:99 0 EOF\n";
         let locks: Vec<KernelLock> = parse_locks(text).collect();
-        let lock = |pid, exclusive, waits| KernelLock { pid, inode: 5678, device: (0xfd, 1), exclusive, waits };
+        let lock =
+            |pid, exclusive, waits| KernelLock { pid, inode: 5678, device: (0xfd, 1), exclusive, waits };
         assert_eq!(locks, [lock(4711, true, false), lock(4712, false, true), lock(4713, true, true)]);
     }
 

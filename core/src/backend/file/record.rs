@@ -84,7 +84,13 @@ impl Head {
             .and_then(|boot| u32::from_str_radix(std::str::from_utf8(boot).ok()?, 16).ok());
         let last = last.filter(|_| boot.is_some());
         let boot = boot.unwrap_or(0);
-        Self { boot, has_flags, waiting: has_flags && one(WAITING_AT), stealing: has_flags && one(STEALING_AT), last }
+        Self {
+            boot,
+            has_flags,
+            waiting: has_flags && one(WAITING_AT),
+            stealing: has_flags && one(STEALING_AT),
+            last,
+        }
     }
 }
 
@@ -253,7 +259,15 @@ mod tests {
     }
 
     fn entry<'a>(name: &'a str, owner: &'a Owner, mode: Mode) -> Entry<'a> {
-        Entry { token: 1_763_703_419_123_456, mode, boot: 0xb007, pid: 4711, since: Duration::from_micros(1_795_238_000_123_456), name, owner }
+        Entry {
+            token: 1_763_703_419_123_456,
+            mode,
+            boot: 0xb007,
+            pid: 4711,
+            since: Duration::from_micros(1_795_238_000_123_456),
+            name,
+            owner,
+        }
     }
 
     fn permit(limit: u32) -> Mode {
@@ -294,7 +308,11 @@ mod tests {
     fn a_shorter_record_over_a_longer_one_is_read() {
         let owner = Owner::default();
         let mut bytes = file(b'0', &entry(&"\u{1}".repeat(1024), &owner, Mode::Exclusive));
-        assert_eq!(Record::parse(&bytes).unwrap().name, "\u{1}".repeat(1024), "six bytes for each of the name's");
+        assert_eq!(
+            Record::parse(&bytes).unwrap().name,
+            "\u{1}".repeat(1024),
+            "six bytes for each of the name's"
+        );
         let shorter = file(b'0', &entry("short", &owner, permit(3)));
         bytes[..shorter.len()].copy_from_slice(&shorter);
         assert_eq!(Record::parse(&bytes).unwrap().name, "short");

@@ -141,7 +141,12 @@ pub(super) fn set_flag(main: &LockFile, at: u64) {
 impl Directory {
     /// Takes the lock from those who hold it, and puts a thief at the head of our queue, behind thieves that were there
     /// before. Its place.
-    pub(super) fn steal(self: &Arc<Self>, key: FileKey, line: &mut Line, standing: Standing) -> Result<usize> {
+    pub(super) fn steal(
+        self: &Arc<Self>,
+        key: FileKey,
+        line: &mut Line,
+        standing: Standing,
+    ) -> Result<usize> {
         if line.theft.is_none() {
             line.theft = Some(Theft::begin(self, key)?);
         }
@@ -222,9 +227,9 @@ impl Directory {
         if answers(&path).iter().any(|answer| answer.pid == self.pid) {
             return;
         }
-        let freed = self.with_line(key, |line| {
+        self.with_line(key, |line| {
             if line.held.is_empty() {
-                return None;
+                return;
             }
             let lost: Vec<Held> = line
                 .held
@@ -235,19 +240,19 @@ impl Directory {
                 })
                 .collect();
             let mut answer = self.pid.to_string();
-            for held in lost {
+            for held in &lost {
                 let _ = write!(answer, " {}", held.grant.fencing_token);
+            }
+            answer.push('\n');
+            // Before the lock is free: whoever gave the order and finds it free must find the answer, too.
+            if let Ok(mut file) = fs::OpenOptions::new().append(true).open(&path) {
+                let _ = file.write_all(answer.as_bytes());
+            }
+            for held in lost {
                 self.lose(held, order.reason);
             }
             self.go_on(key, line);
-            Some(answer + "\n")
         });
-        if let Some(answer) = freed
-            && let Ok(mut file) = fs::OpenOptions::new().append(true).open(&path)
-        {
-            // Whoever gave the order also looks who holds the lock.
-            let _ = file.write_all(answer.as_bytes());
-        }
     }
 
     /// Whether somebody holds the lock of whom the system does not tell us.
@@ -309,8 +314,9 @@ impl Directory {
         let begun = self.rt.now();
         let mut pause = Duration::from_millis(1);
         loop {
-            let answers = answers(&revocation.path);
+            // In this order: who does not hold it any more has answered before.
             let holding = self.others_that_hold(key);
+            let answers = answers(&revocation.path);
             let mut left: Vec<u32> = others.iter().map(|(pid, _)| *pid).collect();
             let waited = self.rt.now().since(begun);
             left.retain(|pid| {
@@ -321,9 +327,14 @@ impl Directory {
             });
             if left.is_empty() {
                 for answer in answers {
-                    let Some((_, holder)) = others.iter().find(|(pid, _)| *pid == answer.pid) else { continue };
+                    let Some((_, holder)) = others.iter().find(|(pid, _)| *pid == answer.pid) else {
+                        continue;
+                    };
                     taken.extend(
-                        answer.tokens.into_iter().map(|fencing_token| Holder { fencing_token, ..holder.clone() }),
+                        answer
+                            .tokens
+                            .into_iter()
+                            .map(|fencing_token| Holder { fencing_token, ..holder.clone() }),
                     );
                 }
                 return Ok(taken);

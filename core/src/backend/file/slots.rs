@@ -63,9 +63,9 @@ impl Slots {
 
     /// Takes a permit if fewer are taken than the smallest limit of those involved.
     pub(super) fn take(self, limit: NonZeroU32) -> Result<Option<Self>> {
-        self.take_byte(i64::from(limit.get())).map_err(|e| trouble("lock", std::path::Path::new("permits"), e)).map(
-            |taken| taken.then_some(self),
-        )
+        self.take_byte(i64::from(limit.get()))
+            .map_err(|e| trouble("lock", std::path::Path::new("permits"), e))
+            .map(|taken| taken.then_some(self))
     }
 
     fn take_byte(&self, limit: i64) -> io::Result<bool> {
@@ -99,7 +99,6 @@ impl Slots {
             Err(e) => Err(e),
         }
     }
-
 }
 
 /// The smallest limit of those involved counts.
@@ -165,7 +164,8 @@ impl Directory {
     /// When a process dies the kernel tells of the closing before it drops the lock, so the thread looks again shortly
     /// after, in growing intervals, and once a second for a notice that was lost (rule R18).
     pub(super) fn work_at_slots(self: &Arc<Self>, key: FileKey) -> Option<Job> {
-        let ears = Ears::new().ok().filter(|ears| ears.listen(&self.side_path(key, "permits"), To::Closes).is_ok());
+        let ears =
+            Ears::new().ok().filter(|ears| ears.listen(&self.side_path(key, "permits"), To::Closes).is_ok());
         let mut pause = FIRST_PAUSE;
         loop {
             let next = self.with_line(key, |line| {
@@ -176,7 +176,11 @@ impl Directory {
                 Some(Job::Slots) => {}
                 next => return next,
             }
-            pause = if wait(ears.as_ref(), pause) { FIRST_PAUSE } else { (pause * 2).min(Duration::from_secs(1)) };
+            pause = if wait(ears.as_ref(), pause) {
+                FIRST_PAUSE
+            } else {
+                (pause * 2).min(Duration::from_secs(1))
+            };
             if let Some(ears) = &ears {
                 ears.hear(|_| ());
             }

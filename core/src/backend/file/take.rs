@@ -60,7 +60,10 @@ impl Directory {
         }
         Err(Error::new(
             ErrorKind::Unavailable,
-            format!("{} is replaced again and again: find out by whom, lock files are never removed", path.display()),
+            format!(
+                "{} is replaced again and again: find out by whom, lock files are never removed",
+                path.display()
+            ),
         ))
     }
 
@@ -134,9 +137,8 @@ impl Directory {
                 }
             }
         }
-        let token = self
-            .sign(&file, &head, stat.size, want)
-            .map_err(failed("write the record of the lock into"))?;
+        let token =
+            self.sign(&file, &head, stat.size, want).map_err(failed("write the record of the lock into"))?;
         if !head.has_flags && !want.my_turn && self.somebody_waits(key)? {
             // It said so in a file that was empty, and our first record has covered it.
             file.write_at(b"1", WAITING_AT).map_err(failed("write"))?;
@@ -160,7 +162,9 @@ impl Directory {
         let clock = u64::try_from(now.as_micros()).unwrap_or(0).min(1 << 61);
         let shared = matches!(want.mode, Mode::Shared | Mode::Upgradable);
         let token = match head.last {
-            Some((last, kind)) if shared && kind != Kind::Permit && head.boot == self.boot => return Ok(last + 1),
+            Some((last, kind)) if shared && kind != Kind::Permit && head.boot == self.boot => {
+                return Ok(last + 1);
+            }
             Some((last, _)) => clock.max(last + 2),
             None => clock,
         };

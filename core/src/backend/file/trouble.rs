@@ -35,9 +35,13 @@ fn advice(error: &io::Error) -> (ErrorKind, &'static str) {
             "; it is a symbolic link or another thing that is no file, so somebody has put it there: look who did, then \
              remove it, or use another directory",
         ),
-        Some(Errno::NOTDIR | Errno::NAMETOOLONG) => (ErrorKind::InvalidInput, "; give the path of a directory"),
+        Some(Errno::NOTDIR | Errno::NAMETOOLONG) => {
+            (ErrorKind::InvalidInput, "; give the path of a directory")
+        }
         Some(Errno::ROFS) => (ErrorKind::Storage, "; the file system is read-only: use another directory"),
-        Some(Errno::NOSPC | Errno::DQUOT) => (ErrorKind::Storage, "; the disk is full: make room, or use another directory"),
+        Some(Errno::NOSPC | Errno::DQUOT) => {
+            (ErrorKind::Storage, "; the disk is full: make room, or use another directory")
+        }
         Some(Errno::FBIG) => (ErrorKind::Storage, "; raise the limit on file sizes (ulimit -f)"),
         Some(Errno::MFILE) => (ErrorKind::Unavailable, "; raise the limit on open files (ulimit -n)"),
         Some(Errno::NFILE | Errno::NOMEM | Errno::NOLCK | Errno::AGAIN) => {

@@ -125,7 +125,13 @@ impl Directory {
     }
 
     /// The kernel has given us the lock that the head of the queue waits for.
-    fn hand_over(self: &Arc<Self>, key: FileKey, line: &mut Line, side: Side, file: Arc<LockFile>) -> Result<()> {
+    fn hand_over(
+        self: &Arc<Self>,
+        key: FileKey,
+        line: &mut Line,
+        side: Side,
+        file: Arc<LockFile>,
+    ) -> Result<()> {
         let (Some(head), Some(file)) = (line.queue.front(), Arc::into_inner(file)) else { return Ok(()) };
         let want = Want {
             name: &head.name,

@@ -111,7 +111,8 @@ impl Directory {
     /// Listens to what matters now, also where a directory was removed and made anew.
     fn listen(&self, state: &State) {
         let Some(places) = &state.ears else { return };
-        let (main, side) = if state.hints.is_empty() { (To::Names, To::Writes) } else { (To::Changes, To::Changes) };
+        let (main, side) =
+            if state.hints.is_empty() { (To::Names, To::Writes) } else { (To::Changes, To::Changes) };
         // One that is not there is not made here: somebody may be removing it. The next look tries again.
         if let Ok(place) = places.ears.listen(self.path(), main) {
             places.main.store(place, Ordering::Relaxed);
@@ -186,7 +187,9 @@ impl Directory {
                 }
             }
             Some((key, suffix)) if in_side => {
-                let Some(key) = FileKey::parse(key).filter(|key| self.shard(*key).contains_key(key)) else { return };
+                let Some(key) = FileKey::parse(key).filter(|key| self.shard(*key).contains_key(key)) else {
+                    return;
+                };
                 match suffix {
                     "queue" => self.look_for_waiter(key),
                     "revoke" => self.obey(key),

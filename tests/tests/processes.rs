@@ -1,0 +1,211 @@
+//! Real processes on the files of one directory: they die, are stopped, and take turns.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::process::Command;
+
+use rustix::process::Signal;
+use windlass_tests::{place::Folder, processes::Program};
+
+struct Machine(Folder);
+
+impl Machine {
+    fn new() -> Self {
+        Self(Folder::new())
+    }
+
+    fn process(&self) -> Program {
+        let url = format!("file://{}", self.0.path("locks").display());
+        Program::start(
+            Command::new(env!("CARGO_BIN_EXE_windlass-tests-worker")).arg(url).arg(self.0.path("log")),
+        )
+    }
+
+    /// Whoever believed to hold, by the clock of this machine: `(from, to, mode, token)`.
+    fn believed(&self) -> Vec<(u64, u64, String, u64)> {
+        let log = std::fs::read_to_string(self.0.path("log")).unwrap();
+        let parse = |line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [from, to, mode, token] = words[..] else { panic!("{line:?}") };
+            (from.parse().unwrap(), to.parse().unwrap(), mode.to_owned(), token.parse().unwrap())
+        };
+        log.lines().map(parse).collect()
+    }
+}
+
+#[test]
+fn a_killed_holder_frees_the_lock() {
+    let machine = Machine::new();
+    let (mut one, mut two) = (machine.process(), machine.process());
+    let mut last = 0;
+    for mode in ["exclusive", "shared", "permit-1"] {
+        one.say(&format!("acquire 1 lock {mode}"));
+        last = grows(last, &one.rest_of("acquired 1 "));
+        two.say("acquire 2 lock exclusive");
+        two.expect("waiting 2");
+        one.kill();
+        last = grows(last, &two.rest_of("acquired 2 "));
+        two.ask("release 2", "released 2");
+        one = machine.process();
+    }
+}
+
+#[test]
+fn a_killed_waiter_blocks_nobody() {
+    let machine = Machine::new();
+    let (mut holder, mut dead, mut next) = (machine.process(), machine.process(), machine.process());
+    holder.say("acquire 1 lock shared");
+    holder.rest_of("acquired 1 ");
+    dead.say("acquire 2 lock exclusive");
+    dead.expect("waiting 2");
+    next.say("acquire 3 lock shared");
+    next.expect("waiting 3");
+    dead.kill();
+    next.rest_of("acquired 3 ");
+    next.ask("release 3", "released 3");
+    next.say("acquire 4 lock exclusive");
+    next.expect("waiting 4");
+    holder.ask("release 1", "released 1");
+    next.rest_of("acquired 4 ");
+}
+
+/// The kernel's lock stays with a process that is stopped, and so does the belief.
+#[test]
+fn a_stopped_holder_keeps_the_lock() {
+    let machine = Machine::new();
+    let (mut stopped, mut other) = (machine.process(), machine.process());
+    stopped.say("acquire 1 lock exclusive");
+    stopped.rest_of("acquired 1 ");
+    stopped.signal(Signal::STOP);
+    other.say("acquire 2 lock exclusive");
+    other.expect("waiting 2");
+    assert!(other.is_silent("acquired 2", 3000));
+    stopped.signal(Signal::CONT);
+    stopped.ask("check 1", "held 1");
+    stopped.ask("release 1", "released 1");
+    other.rest_of("acquired 2 ");
+}
+
+/// With `max_hold` its time runs out, stopped or not, and it knows when it goes on.
+#[test]
+fn a_stopped_holder_with_max_hold_knows_that_it_is_over() {
+    let machine = Machine::new();
+    let (mut stopped, mut other) = (machine.process(), machine.process());
+    stopped.say("acquire 1 lock exclusive 200");
+    stopped.rest_of("acquired 1 ");
+    other.say("acquire 2 lock exclusive");
+    other.expect("waiting 2");
+    stopped.signal(Signal::STOP);
+    assert!(other.is_silent("acquired 2", 3000), "the kernel's lock is where it was");
+    stopped.signal(Signal::CONT);
+    stopped.ask("check 1", "lost 1 expired");
+    other.rest_of("acquired 2 ");
+}
+
+#[test]
+fn eight_processes_take_turns() {
+    let machine = Machine::new();
+    let mut processes: Vec<Program> = (0..8).map(|_| machine.process()).collect();
+    for process in &mut processes {
+        process.say("turns lock exclusive 5 500");
+    }
+    let turns: Vec<f64> =
+        processes.iter().map(|process| process.rest_of("turns ").parse().unwrap()).collect();
+    let (sum, squares) = (turns.iter().sum::<f64>(), turns.iter().map(|turns| turns * turns).sum::<f64>());
+    let jain = sum * sum / (turns.len() as f64 * squares);
+    assert!(jain > 0.9, "{jain} of {turns:?}");
+    assert!(turns.iter().all(|turns| *turns >= 10.0), "{turns:?}");
+    no_overlap(&machine, |_, _| false);
+}
+
+#[test]
+fn readers_do_not_starve_a_writer() {
+    let machine = Machine::new();
+    let mut readers: Vec<Program> = (0..6).map(|_| machine.process()).collect();
+    let mut writer = machine.process();
+    for reader in &mut readers {
+        reader.say("turns lock shared 5 2000");
+    }
+    writer.say("turns lock exclusive 4 500");
+    let turns: u32 = writer.rest_of("turns ").parse().unwrap();
+    assert!(turns >= 20, "{turns} turns among readers");
+    for reader in &readers {
+        let turns: u32 = reader.rest_of("turns ").parse().unwrap();
+        assert!(turns >= 20, "{turns} turns of a reader");
+    }
+    no_overlap(&machine, |one, other| one == "shared" && other == "shared");
+}
+
+#[test]
+fn processes_share_a_semaphore() {
+    let machine = Machine::new();
+    let mut processes: Vec<Program> = (0..6).map(|_| machine.process()).collect();
+    for process in &mut processes {
+        process.say("turns pool permit-2 3 1000");
+    }
+    for process in &processes {
+        let turns: u32 = process.rest_of("turns ").parse().unwrap();
+        assert!(turns >= 10, "{turns} turns");
+    }
+    let mut ends: Vec<(u64, i32)> = Vec::new();
+    for (from, to, ..) in machine.believed() {
+        ends.extend([(from, 1), (to, -1)]);
+    }
+    ends.sort_unstable();
+    let mut inside = 0;
+    for (_, step) in ends {
+        inside += step;
+        assert!(inside <= 2, "{inside} of 2 permits");
+    }
+}
+
+#[test]
+fn descriptors_and_threads_stay_flat() {
+    let machine = Machine::new();
+    let (mut one, mut two) = (machine.process(), machine.process());
+    let mut round = |names: usize| {
+        for n in 0..names {
+            one.say(&format!("acquire {n} lock-{n} exclusive"));
+            one.rest_of(&format!("acquired {n} "));
+            two.say(&format!("acquire {n} lock-{n} exclusive"));
+            two.expect(&format!("waiting {n}"));
+            one.ask(&format!("release {n}"), &format!("released {n}"));
+            two.rest_of(&format!("acquired {n} "));
+            two.ask(&format!("release {n}"), &format!("released {n}"));
+        }
+        let mut count = |process: &mut Program| -> (u32, u32) {
+            process.say("count");
+            let count = process.rest_of("count ");
+            let (descriptors, threads) = count.split_once(' ').unwrap();
+            (descriptors.parse().unwrap(), threads.parse().unwrap())
+        };
+        (count(&mut one), count(&mut two))
+    };
+    let (one_before, two_before) = round(50);
+    let (one_after, two_after) = round(200);
+    for (before, after) in [(one_before, one_after), (two_before, two_after)] {
+        assert!(after.0 <= before.0 + 10, "descriptors: {before:?} to {after:?}");
+        assert!(after.1 <= before.1 + 5, "threads: {before:?} to {after:?}");
+    }
+}
+
+fn grows(last: u64, token: &str) -> u64 {
+    let token = token.parse().unwrap();
+    assert!(token > last, "{token} after {last}");
+    token
+}
+
+/// Two that conflict never believed to hold at once, and tokens grew in the order of the holds.
+fn no_overlap(machine: &Machine, fit: impl Fn(&str, &str) -> bool) {
+    let mut holds = machine.believed();
+    holds.sort_unstable();
+    for (n, (from, _, mode, token)) in holds.iter().enumerate() {
+        // No hold lasts longer than what lies between this one and the hundredth before it.
+        for (_, to, other, older) in &holds[n.saturating_sub(100)..n] {
+            if !fit(mode, other) {
+                assert!(to <= from, "{mode} from {from} beside {other} until {to}");
+                assert!(older < token, "{token} after {older}");
+            }
+        }
+    }
+}
