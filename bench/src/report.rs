@@ -117,6 +117,16 @@ pub(crate) fn machine() -> String {
     format!("{cores} cores of {cpu}, {:.0} GiB, Linux {}", memory / f64::from(1 << 20), linux.join("."))
 }
 
+/// Says so where other work runs beside the measures.
+pub(crate) fn load() -> Option<String> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = text.split(' ').next()?.parse().ok()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (load > cores as f64 / 2.0).then(|| {
+        format!("- **Busy**: the load was {load:.1} on {cores} cores when it began: trust the order, not the digits\n")
+    })
+}
+
 /// The versions of everything that was measured.
 pub(crate) fn versions(python: &Path) -> Vec<String> {
     let mut versions = vec![format!("windlass {}", env!("CARGO_PKG_VERSION"))];

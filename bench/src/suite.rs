@@ -180,10 +180,11 @@ fn head(drivers: &Drivers) -> String {
         "# Windlass and its peers, side by side\n\n\
          Written by `make bench`, which measures all of them in turn, several times round, in one run. What counts are \
          the ratios: the figures themselves are of one machine on one day. Medians; the spread is over the rounds.\n\n\
-         - **Machine**: {}\n- **Versions**: {}\n- **Date**: {}\n",
+         - **Machine**: {}\n- **Versions**: {}\n- **Date**: {}\n{}",
         report::machine(),
         report::versions(drivers.python()).join(", "),
-        report::today()
+        report::today(),
+        report::load().unwrap_or_default()
     )
 }
 

@@ -43,6 +43,8 @@ const GLANCE: Duration = Duration::from_millis(500);
 const LINGER: Duration = Duration::from_secs(5);
 /// Published while nobody may assume that the keeper looks by itself.
 const RING_ALWAYS: u64 = u64::MAX;
+/// When a claim is due of which nothing is due.
+const NEVER_DUE: u64 = RING_ALWAYS - 1;
 
 /// How a session and its keeper find each other.
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl Doorbell {
             }
             return;
         }
-        let due = due_in.map_or(RING_ALWAYS - 1, |due_in| nanos(now.boot.saturating_add(due_in)));
+        let due = due_in.map_or(NEVER_DUE, |due_in| nanos(now.boot.saturating_add(due_in)));
         if due < self.sleeps_until.load(Ordering::SeqCst) {
             self.ring();
         }
@@ -179,7 +181,9 @@ impl Keeper {
         }
         let linger = self.hear_while(!all.is_empty(), now);
         let sleep = [sleep, linger].into_iter().flatten().min();
-        let until = sleep.map_or(RING_ALWAYS, |sleep| nanos(now.boot.saturating_add(sleep)));
+        // Who hears needs no bell for a claim of which nothing is due, as those of backends without leases.
+        let for_ever = if self.hearing.is_some() { NEVER_DUE } else { RING_ALWAYS };
+        let until = sleep.map_or(for_ever, |sleep| nanos(now.boot.saturating_add(sleep)));
         let hears_or_needs_not = self.hearing.is_some() || all.is_empty();
         self.sleeps_until.store(if hears_or_needs_not { until } else { RING_ALWAYS }, Ordering::SeqCst);
         sleep
@@ -315,5 +319,5 @@ fn poll_taken<T>(work: &mut Option<BoxFuture<'static, T>>, context: &mut Context
 }
 
 fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(RING_ALWAYS - 1)
+    u64::try_from(time.as_nanos()).unwrap_or(NEVER_DUE).min(NEVER_DUE - 1)
 }

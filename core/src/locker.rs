@@ -25,6 +25,7 @@ use crate::{
     session::{Session, lost},
     ticket::Ticket,
     watch::{self, list},
+    within::within,
 };
 
 /// A connection to where locks live, made by [`connect`](crate::connect). Cheap to clone; clones share everything.
@@ -99,7 +100,11 @@ impl Locker {
         let session = self.session()?;
         session.check_open()?;
         let explain = |error| session.explain(error, ticket.name());
-        let renewals = session.backend.renew(std::slice::from_ref(&ticket.claim)).await.map_err(explain)?;
+        let renewal = session.backend.renew(std::slice::from_ref(&ticket.claim));
+        let renewals = within(&session.rt, Some(ticket.ttl / 3), renewal).await.unwrap_or_else(|| {
+            Err(Error::new(ErrorKind::Unavailable, "no answer within a third of the TTL: attach again"))
+        });
+        let renewals = renewals.map_err(explain)?;
         match renewals.into_iter().next() {
             Some(Renewal::Renewed(grant)) => {
                 let options = AcquireOptions::new(ticket.ttl, session.owner.clone());

@@ -187,10 +187,11 @@ def test_callbacks_about_a_held_lock(locker):
     )
     with pytest.raises(windlass.LockLost), lock as held:
         assert too_long.wait(60)
-        locker.lock("a").acquire(timeout=0.01)
+        contender = in_thread(lambda: locker.lock("a").acquire(timeout=60))
         assert contended.wait(60)
         locker.force_release("a")
         assert lost.wait(60)
+    assert contender()
     assert [notice.lost for notice in told] == [None, "force_released"]
     assert {notice.fencing_token for notice in told} == {held.fencing_token}
 

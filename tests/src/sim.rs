@@ -169,7 +169,7 @@ impl World {
 
     /// A random number below `limit`.
     pub fn below(&self, limit: u64) -> u64 {
-        (u128::from(self.next_random()) * u128::from(limit.max(1)) >> 64) as u64
+        ((u128::from(self.next_random()) * u128::from(limit.max(1))) >> 64) as u64
     }
 
     /// Whether something happens that does so with this probability.
@@ -322,13 +322,13 @@ struct TellOnPanic<'a>(&'a World);
 
 impl Drop for TellOnPanic<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            if let Ok(state) = self.0.state.lock() {
-                for note in &state.last_notes {
-                    eprintln!("  {note}");
-                }
-                eprintln!("seed {}, at {:?} of virtual time", self.0.seed, state.now);
+        if std::thread::panicking()
+            && let Ok(state) = self.0.state.lock()
+        {
+            for note in &state.last_notes {
+                eprintln!("  {note}");
             }
+            eprintln!("seed {}, at {:?} of virtual time", self.0.seed, state.now);
         }
     }
 }

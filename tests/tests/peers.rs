@@ -1,6 +1,6 @@
 //! Foreign programs on the same locks: lockgate's file locker (Go) and ours exclude each other.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
 use std::{
     path::{Path, PathBuf},

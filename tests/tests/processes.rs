@@ -1,6 +1,6 @@
 //! Real processes on the files of one directory: they die, are stopped, and take turns.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::process::Command;
 
@@ -173,7 +173,7 @@ fn descriptors_and_threads_stay_flat() {
             two.rest_of(&format!("acquired {n} "));
             two.ask(&format!("release {n}"), &format!("released {n}"));
         }
-        let mut count = |process: &mut Program| -> (u32, u32) {
+        let count = |process: &mut Program| -> (u32, u32) {
             process.say("count");
             let count = process.rest_of("count ");
             let (descriptors, threads) = count.split_once(' ').unwrap();

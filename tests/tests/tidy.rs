@@ -1,6 +1,6 @@
 //! What must be there for each backend, and what must not be anywhere: kept by a test and not by memory.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::{
     collections::BTreeSet,

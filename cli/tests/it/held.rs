@@ -1,6 +1,6 @@
 //! What a command finds while it holds a lock.
 
-use std::{io::Write, time::Instant};
+use std::io::Write;
 
 use nix::sys::signal::Signal;
 
@@ -93,9 +93,14 @@ fn permits_are_counted() {
 #[test]
 fn is_held_for_at_least_as_long_as_asked() {
     let place = Place::new();
-    let start = Instant::now();
-    assert_eq!(place.run("a", &["--hold-at-least", "300ms", "-c", "exit 4"]), 4);
-    assert!(start.elapsed().as_millis() >= 300);
+    assert_eq!(place.run("a", &["--hold-at-least", "1ms", "-c", "exit 4"]), 4);
+    let mut holder = place.hold("a", &["--hold-at-least", "1h"], "exit 4");
+    let said = holder.stderr.until("the command has ended");
+    assert!(said.contains("for another"), "{said}");
+    assert_eq!(place.run("a", &["-n", "true"]), 1);
+    holder.signal(Signal::SIGTERM);
+    assert_eq!(holder.wait(), 143);
+    assert_eq!(place.run("a", &["-n", "true"]), 0);
 }
 
 #[test]

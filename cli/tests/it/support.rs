@@ -19,7 +19,7 @@ use nix::{
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// A directory of locks of one's own.
 pub(crate) struct Place(TempDir);

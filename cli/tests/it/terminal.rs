@@ -178,10 +178,23 @@ fn a_command_in_a_pipeline_gets_the_terminal_when_it_asks() {
     screen.enter("text\n");
     screen.until("got text");
     screen.until("PROMPT> ");
-    screen.enter("windlass run a -- seq 5 | sh -c 'read line </dev/tty; echo then $line'\n");
-    screen.until("then $line");
+    let pipeline = "windlass run a -- sh -c 'echo started >&2; sleep 1000' | sh -c 'read line </dev/tty; echo then $line'";
+    screen.enter(&format!("{pipeline}\n"));
+    screen.until("started\r\n");
     screen.enter("more\n");
     screen.until("then more");
+    screen.enter(CTRL_C);
+    screen.until("PROMPT> ");
+}
+
+#[test]
+fn the_terminal_is_given_back() {
+    let place = Place::new();
+    let mut screen = Screen::shell(&place);
+    screen.enter("sh -c 'windlass run a -- true; echo started; read line; echo got $line'\n");
+    screen.until("started\r\n");
+    screen.enter("text\n");
+    screen.until("got text");
 }
 
 #[test]

@@ -17,10 +17,14 @@ use crate::{
 
 mod dir;
 mod ears;
+#[cfg_attr(not(target_os = "linux"), path = "file/no_gate.rs")]
+mod gate;
 mod line;
 mod lockfile;
 mod look;
 mod news;
+#[cfg(target_os = "linux")]
+mod ofd;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod procfs;
 mod record;

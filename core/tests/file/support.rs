@@ -3,9 +3,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs,
+    fs::{self, File},
     future::Future,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
@@ -164,13 +165,18 @@ pub(crate) fn descriptors() -> usize {
 
 /// Whether a process waits in the kernel for a lock on the file.
 pub(crate) fn is_waited_for(file: &Path, pid: u32) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(found) = fs::metadata(file) else { return false };
+    waits(file).iter().any(|line| line.contains(&format!(" {pid} ")))
+}
+
+/// What the kernel says of those who wait for a lock on the file.
+pub(crate) fn waits(file: &Path) -> Vec<String> {
+    let Ok(found) = fs::metadata(file) else { return Vec::new() };
     let inode = format!(":{} ", found.ino());
-    fs::read_to_string("/proc/locks")
-        .unwrap()
-        .lines()
-        .any(|line| line.contains("->") && line.contains(&inode) && line.contains(&format!(" {pid} ")))
+    // In one piece: of small ones the kernel loses lines.
+    let mut text = vec![0; 1 << 20];
+    let read = File::open("/proc/locks").unwrap().read(&mut text).unwrap();
+    let text = String::from_utf8_lossy(&text[..read]);
+    text.lines().filter(|line| line.contains("->") && line.contains(&inode)).map(str::to_owned).collect()
 }
 
 /// The test binary once more, as a process that is told what to do.

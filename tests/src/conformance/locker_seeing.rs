@@ -66,8 +66,10 @@ pub async fn contended_is_told(place: &dyn Place) {
     let (one, two) = (place.locker(), place.locker());
     let count = Arc::new(AtomicU32::new(0));
     let counted = count.clone();
-    let guard =
-        one.lock("lock").on_contended(move |_| drop(counted.fetch_add(1, Ordering::SeqCst))).await.unwrap();
+    let told = move |_: &windlass::Notice| {
+        counted.fetch_add(1, Ordering::SeqCst);
+    };
+    let guard = one.lock("lock").on_contended(told).await.unwrap();
     place.pause(20).await;
     assert_eq!(count.load(Ordering::SeqCst), 0, "nobody waits");
     let waiter = task(&*place.runtime(), two.lock("lock").into_future());

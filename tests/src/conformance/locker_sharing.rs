@@ -145,7 +145,7 @@ pub async fn readers_do_not_starve_a_writer(place: &dyn Place) {
         .collect();
     let writer = place.locker();
     for _ in 0..10 {
-        place.soon("the writer's turn", writer.lock("document").into_future()).await.unwrap();
+        drop(place.soon("the writer's turn", writer.lock("document").into_future()).await.unwrap());
     }
     *stop.lock().unwrap() = true;
     place.soon("the readers' end", join_all(readers)).await;

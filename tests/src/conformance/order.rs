@@ -138,7 +138,7 @@ pub async fn one_who_waits_is_told_for_whom(place: &dyn Place) {
     let token = place.take(&*a, &held).await.fencing_token;
     let mut waiters = Vec::new();
     for n in 0..2 {
-        let mut waiter = place.ask_in_background(&b, &ask(&"lock".to_owned(), Mode::Exclusive));
+        let mut waiter = place.ask_in_background(&b, &ask("lock", Mode::Exclusive));
         let waiting = place.soon("being told", waiter.queued()).await;
         assert_eq!(waiting.holders.len(), 1, "{waiting}");
         assert_eq!(waiting.holders[0].owner.owner, "holder");

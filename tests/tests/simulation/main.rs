@@ -1,5 +1,7 @@
 //! The client layer in virtual time, against a simulated server over a faulty network.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+
 use windlass_tests::{conformance, sim_backend::SimPlace};
 
 /// The suite over the simulated server.

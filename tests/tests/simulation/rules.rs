@@ -96,7 +96,10 @@ fn ms(millis: u64) -> Faults {
 fn counter() -> (impl Fn(&windlass::Notice) + Send + Sync + 'static, Arc<AtomicU32>) {
     let count = Arc::new(AtomicU32::new(0));
     let counted = count.clone();
-    (move |_: &windlass::Notice| drop(counted.fetch_add(1, Ordering::SeqCst)), count)
+    let told = move |_: &windlass::Notice| {
+        counted.fetch_add(1, Ordering::SeqCst);
+    };
+    (told, count)
 }
 
 #[test]
@@ -226,7 +229,7 @@ fn r3_a_server_that_never_answers() {
             }
             assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost(LostReason::Unreachable));
             assert_eq!(sim.world.now(), lost_at, "nothing is waited for");
-            sim.soon("the next", waiter).await.unwrap();
+            drop(sim.soon("the next", waiter).await.unwrap());
             sim.sleep(2 * TTL).await;
             assert_eq!(count.load(Ordering::SeqCst), 1, "told exactly once");
         });
@@ -437,16 +440,16 @@ fn r16_the_dead_do_not_block_the_living() {
         // The first ten of the queue die, some by a cut, some in their machines.
         for (n, client) in clients[1..11].iter().enumerate() {
             if n % 2 == 0 {
-                client.link.set(Faults { cut_there: true, cut_back: true, ..ms(2) })
+                client.link.set(Faults { cut_there: true, cut_back: true, ..ms(2) });
             } else {
-                client.host.suspend(HOUR)
+                client.host.suspend(HOUR);
             }
         }
         sim.sleep(Duration::from_secs(8)).await;
         assert_eq!(sim.server.status()[0].waiters.len(), 1, "the dead have left the queue");
         let released_at = sim.world.now();
         holder.release().await.unwrap();
-        sim.soon("the living", waiters.pop().unwrap()).await.unwrap();
+        drop(sim.soon("the living", waiters.pop().unwrap()).await.unwrap());
         assert!(sim.world.now() - released_at < Duration::from_millis(50));
     });
 }
@@ -457,7 +460,7 @@ fn r16_a_dead_holder_is_free_after_its_ttl() {
         let (dead, next) = (sim.client(), sim.client());
         let _guard = dead.locker.lock("lock").ttl(Duration::from_secs(3)).await.unwrap();
         dead.host.suspend(HOUR);
-        sim.soon("the next", next.locker.lock("lock").into_future()).await.unwrap();
+        drop(sim.soon("the next", next.locker.lock("lock").into_future()).await.unwrap());
         assert!(sim.world.now() < Duration::from_millis(3100));
     });
 }
@@ -553,7 +556,7 @@ fn a_drop_releases_and_one_that_fails_is_left_to_the_ttl() {
         let guard = client.locker.lock("lock").await.unwrap();
         client.link.set(Faults { cut_there: true, ..ms(2) });
         drop(guard);
-        sim.soon("the next", other.locker.lock("lock").into_future()).await.unwrap();
+        drop(sim.soon("the next", other.locker.lock("lock").into_future()).await.unwrap());
     });
 }
 

@@ -224,15 +224,20 @@ fn make(path: &Path) -> Result<()> {
 /// [`ErrorKind::Denied`] when there is something else in its place, or another user could tamper with it.
 #[cfg(unix)]
 pub(crate) fn default_dir() -> Result<PathBuf> {
+    default_dir_in(env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), &env::temp_dir())
+}
+
+#[cfg(unix)]
+fn default_dir_in(runtime: Option<PathBuf>, temporary: &Path) -> Result<PathBuf> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 
     let user = rustix::process::geteuid().as_raw();
-    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| {
+    let runtime = runtime.filter(|path| {
         path.is_absolute() && fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == user)
     });
     let path = match runtime {
         Some(runtime) => runtime.join("windlass"),
-        None => env::temp_dir().join(format!("windlass-{user}")),
+        None => temporary.join(format!("windlass-{user}")),
     };
     match fs::DirBuilder::new().mode(0o700).create(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -316,6 +321,85 @@ impl Access {
         match fs::create_dir(side) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn scratch(name: &str) -> Scratch {
+        let path = env::temp_dir().join(format!("windlass-default-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn the_default_is_in_the_runtime_directory_of_this_user_or_else_in_the_temporary_one() {
+        let dir = scratch("where");
+        let user = rustix::process::geteuid().as_raw();
+        let temporary = dir.0.join(format!("windlass-{user}"));
+        for unusable in [None, Some("relative".into()), Some(dir.0.join("missing")), Some("/proc/sys".into())]
+        {
+            // To root all directories are its own.
+            if user == 0 && unusable.as_ref().is_some_and(|path: &PathBuf| path.starts_with("/proc")) {
+                continue;
+            }
+            assert_eq!(default_dir_in(unusable, &dir.0).unwrap(), temporary);
+        }
+        assert_eq!(mode(&temporary), 0o700);
+        let runtime = dir.0.join("run");
+        fs::create_dir(&runtime).unwrap();
+        assert_eq!(default_dir_in(Some(runtime.clone()), &dir.0).unwrap(), runtime.join("windlass"));
+        assert_eq!(default_dir_in(Some(runtime.clone()), &dir.0).unwrap(), runtime.join("windlass"), "again");
+        assert_eq!(mode(&runtime.join("windlass")), 0o700);
+    }
+
+    #[test]
+    fn a_default_that_others_could_tamper_with_is_refused_with_advice() {
+        let dir = scratch("refused");
+        let user = rustix::process::geteuid().as_raw();
+        let path = dir.0.join(format!("windlass-{user}"));
+        let refused = |why: &str| {
+            let error = default_dir_in(None, &dir.0).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            for part in [why, path.to_str().unwrap(), "chmod 700"] {
+                assert!(error.to_string().contains(part), "{part:?} in {error}");
+            }
+        };
+        fs::create_dir(dir.0.join("elsewhere")).unwrap();
+        symlink("elsewhere", &path).unwrap();
+        refused("symbolic link");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        refused("not a directory");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        for loose in [0o720, 0o702, 0o1777] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(loose)).unwrap();
+            refused("other users");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(default_dir_in(None, &dir.0).unwrap(), path, "others may look");
+        if user == 0 {
+            // Only root can give a directory away.
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            refused("belongs to another user");
         }
     }
 }

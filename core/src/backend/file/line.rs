@@ -8,10 +8,10 @@ use futures_channel::oneshot;
 
 use super::{
     dir::Directory,
-    lockfile::{LockFile, Side, identity},
+    gate::{Gate, Turn},
+    lockfile::{Identity, LockFile, Side, identity},
     news::Inbox,
-    record::WAITING_AT,
-    revoke::{Theft, set_flag},
+    revoke::Theft,
     slots::Slot,
     take::{Obstacle, Taken, Want},
     trouble::trouble,
@@ -30,10 +30,10 @@ pub(super) struct Line {
     pub(super) held: Vec<Held>,
     /// First come, first served.
     pub(super) queue: VecDeque<Standing>,
-    /// The gate is ours: the head of our queue is the next to be served among all processes.
+    /// Our place among the processes, as long as there is a queue.
     pub(super) gate: Option<Gate>,
-    /// A thread of ours stands at the gate.
-    pub(super) at_gate: bool,
+    /// A thread of ours waits there for our turn: which one, and for which file.
+    pub(super) at_gate: Option<(u64, Identity)>,
     /// Threads of ours that the kernel has queued for the lock itself, shared and exclusive.
     pub(super) blocked: [Option<Blocked>; 2],
     /// For which of them the head of our queue waits. The other one, or both, are abandoned: whoever they waited for
@@ -74,13 +74,6 @@ pub(super) struct Standing {
     pub(super) tell: oneshot::Sender<Result<Grant>>,
 }
 
-/// The gate, held.
-pub(super) struct Gate {
-    _lock: LockFile,
-    /// The lock file, for the flag in it.
-    main: LockFile,
-}
-
 /// A thread in the kernel's queue.
 pub(super) struct Blocked {
     pub(super) id: u64,
@@ -91,8 +84,8 @@ pub(super) struct Blocked {
 
 /// What a thread is needed for.
 pub(super) enum Job {
-    /// Stand at the gate.
-    Gate,
+    /// Wait at the gate.
+    Gate(u64, Turn),
     /// Let the kernel queue it for the lock.
     Main(Side, u64, Arc<LockFile>),
     /// Look for a free permit each time that one comes back.
@@ -171,17 +164,13 @@ impl Directory {
             inbox: inbox.clone(),
             tell,
         };
-        let place = if thief { self.steal(key, line, standing)? } else { line.stand_last(standing) };
+        if thief {
+            self.steal(key, line, standing)?;
+        } else {
+            line.queue.push_back(standing);
+        }
         line.tell_contended();
         self.go_on(key, line);
-        if place == 0 && line.gate.is_none() && !line.at_gate && !thief && !line.queue.is_empty() {
-            // One of us holds the lock, and its release will let the next one in without a thread. But the place among
-            // the processes is taken now.
-            if let Some(job) = self.stand_at_gate(key, line)? {
-                self.start(key, line, job);
-            }
-            self.go_on(key, line);
-        }
         let place = line.queue.iter().position(|standing| standing.id == ask.claim_id).unwrap_or(0);
         Ok(Begun::Waiting(answer, self.waiting(key, line, place)))
     }
@@ -196,6 +185,9 @@ impl Directory {
         } else if let Some(at) = line.queue.iter().position(|standing| standing.id == id) {
             line.queue.remove(at);
             line.end_theft();
+            if at == 0 {
+                line.wants = None;
+            }
         }
         if !line.queue.is_empty() || line.gate.is_some() {
             self.go_on(key, line);
@@ -275,47 +267,34 @@ impl Directory {
                 return None;
             };
             let (name, owner, mode, thief) = (head.name.clone(), head.owner.clone(), head.mode, head.thief);
-            let my_turn = line.gate.is_some() || thief;
-            if !my_turn && line.at_gate {
-                return None;
-            }
-            if thief && line.conflicts(mode) {
-                for lost in mem::take(&mut line.held) {
-                    self.lose(lost, LostReason::Stolen);
-                }
-            }
-            if line.conflicts(mode) {
-                // The end of what we hold comes by here. Until then others are kept out by what we hold if that is
-                // exclusive; if it is shared, they must see that somebody waits.
-                line.wants = None;
-                let exclusive = line.held.iter().any(|held| held.grant.mode == Mode::Exclusive);
-                if my_turn || exclusive {
-                    return None;
+            if thief {
+                if line.conflicts(mode) {
+                    for lost in mem::take(&mut line.held) {
+                        self.lose(lost, LostReason::Stolen);
+                    }
                 }
             } else {
-                let want = Want { name: &name, mode, owner: &owner, my_turn, thief };
-                match self.attempt(key, line, &want) {
+                match self.stand_at_gate(key, line) {
+                    Ok(None) => {}
+                    Ok(Some(turn)) => return self.wait_at_gate(line, turn),
                     Err(error) => {
                         line.fail_head(error);
                         continue;
                     }
-                    Ok(Taken::Held { file, slot, token }) => {
-                        self.serve(line, file, slot, token);
-                        continue;
-                    }
-                    Ok(Taken::Busy(obstacle)) if my_turn => match self.wait_for(key, line, obstacle) {
-                        Ok(job) => return job,
-                        Err(error) => {
-                            line.fail_head(error);
-                            continue;
-                        }
-                    },
-                    Ok(Taken::Busy(_)) => {}
                 }
             }
-            match self.stand_at_gate(key, line) {
-                Ok(None) => {}
-                Ok(job) => return job,
+            if line.conflicts(mode) {
+                // The end of what we hold comes by here.
+                line.wants = None;
+                return None;
+            }
+            let want = Want { name: &name, mode, owner: &owner, my_turn: true, thief };
+            match self.attempt(key, line, &want) {
+                Ok(Taken::Held { file, slot, token }) => self.serve(line, file, slot, token),
+                Ok(Taken::Busy(obstacle)) => match self.wait_for(key, line, obstacle) {
+                    Ok(job) => return job,
+                    Err(error) => line.fail_head(error),
+                },
                 Err(error) => line.fail_head(error),
             }
         }
@@ -340,15 +319,18 @@ impl Directory {
             told: false,
             _directory: self.clone(),
         });
-        // Those that can share with it come in by the same turn; for others the gate is opened.
-        if line.queue.front().is_none_or(|next| line.conflicts(next.mode)) {
-            line.leave_gate();
-        }
-        if !line.queue.is_empty() {
-            line.tell_contended();
-        }
         // Whoever asked may be gone: it owes a release.
         let _ = head.tell.send(Ok(grant));
+        // Those that can share with it come in by the same turn. Before others of ours it is the next process's.
+        if line.queue.front().is_some_and(|next| line.conflicts(next.mode)) {
+            let passed = line.gate.as_mut().filter(|_| !head.thief).map(Gate::let_others_pass);
+            if let Some(Err(error)) = passed {
+                // Better to lose the place than to keep it from others.
+                tracing::warn!(%error, "cannot let other processes pass");
+                line.leave_gate();
+            }
+            line.tell_contended();
+        }
     }
 
     /// One attempt. Where it fails and a thread that nobody wants any more is in the kernel's queue, that thread may
@@ -379,22 +361,27 @@ impl Directory {
         Ok(taken)
     }
 
-    /// Takes the gate, or says that a thread must stand there.
-    fn stand_at_gate(&self, key: FileKey, line: &mut Line) -> Result<Option<Job>> {
-        if let Some(lock) = self.try_gate(key)? {
-            self.gate_is_ours(key, line, lock)?;
-            return Ok(None);
+    /// Takes a place among the processes where we have none. What to wait for, unless it is our turn.
+    fn stand_at_gate(&self, key: FileKey, line: &mut Line) -> Result<Option<Turn>> {
+        let gate = match &mut line.gate {
+            Some(gate) => gate,
+            none => none.insert(Gate::stand(self, key)?),
+        };
+        if let Some(head) = line.queue.front() {
+            gate.announce(head, self.pid);
         }
-        line.at_gate = true;
-        Ok(Some(Job::Gate))
+        gate.look()
     }
 
-    pub(super) fn gate_is_ours(&self, key: FileKey, line: &mut Line, lock: LockFile) -> Result<()> {
-        let main = self.open_main(&self.main_path(key))?;
-        set_flag(&main, WAITING_AT);
-        self.announce(line, &lock);
-        line.gate = Some(Gate { _lock: lock, main });
-        Ok(())
+    fn wait_at_gate(&self, line: &mut Line, turn: Turn) -> Option<Job> {
+        line.wants = None;
+        let file = turn.file();
+        if line.at_gate.is_some_and(|(_, waits_for)| waits_for == file) {
+            return None;
+        }
+        let id = self.fresh_id();
+        line.at_gate = Some((id, file));
+        Some(Job::Gate(id, turn))
     }
 
     /// What to do until the obstacle is gone: nothing where a thread is at it already.
@@ -432,7 +419,8 @@ impl Line {
         self.held.is_empty()
             && self.queue.is_empty()
             && self.gate.is_none()
-            && !(self.at_gate || self.at_slots || self.at_theft)
+            && self.at_gate.is_none()
+            && !(self.at_slots || self.at_theft)
             && self.blocked.iter().all(Option::is_none)
     }
 
@@ -446,17 +434,10 @@ impl Line {
         })
     }
 
-    fn stand_last(&mut self, standing: Standing) -> usize {
-        self.queue.push_back(standing);
-        self.queue.len() - 1
-    }
-
-    /// Lets the next process have its turn.
+    /// Gives up our place among the processes.
     pub(super) fn leave_gate(&mut self) {
         self.wants = None;
-        if let Some(gate) = self.gate.take() {
-            let _ = gate.main.write_at(b"0", WAITING_AT);
-        }
+        self.gate = None;
     }
 
     pub(super) fn fail_head(&mut self, error: Error) {

@@ -17,7 +17,7 @@ pub(super) enum Side {
 }
 
 /// Which file a path leads to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,

@@ -1,17 +1,15 @@
 //! Who holds a lock and who stands in line, for people to see.
 //!
-//! Claims of this process are known exactly. Of other processes the kernel knows who holds and who waits
-//! (`/proc/locks`); the record and the gate say what they call themselves, as far as they had to write it down: the last
-//! exclusive holder or permit, and the head of the queue. Others are named by what the system knows of their process. A
-//! foreign program is shown like that, too. A process in another pid namespace is not seen, and a waiter of another
-//! process that has given up may be seen until it is its turn.
+//! Claims of this process are known exactly. Of other processes the kernel knows which of them hold a lock
+//! (`/proc/locks`), and the record says what the last exclusive holder or permit calls itself. Others are named by what
+//! the system knows of their process, and so are foreign programs. A holder in another pid namespace is not seen. Of the
+//! processes that stand in line, each says at the gate which of its claims is its next; foreign ones are not seen.
 
-use std::{collections::HashMap, fs, io::Read, path::Path, time::Duration};
-
-use serde::{Deserialize, Serialize};
+use std::{collections::HashMap, fs, io::Read, path::Path};
 
 use super::{
     dir::Directory,
+    gate::Gate,
     line::{Held, Line},
     lockfile::{inode_of, open_to_read, read_head},
     procfs::{KernelLock, parse_locks, parse_user},
@@ -23,18 +21,6 @@ use crate::{
     name::Name,
     time::Moment,
 };
-
-/// Who stands at the gate, as it says itself.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Announcement {
-    pub(super) pid: u32,
-    pub(super) mode: Mode,
-    #[serde(flatten)]
-    pub(super) owner: Owner,
-    /// Wall-clock milliseconds, for people.
-    #[serde(rename = "since_ms")]
-    pub(super) since: u64,
-}
 
 impl Held {
     pub(super) fn holder(&self, now: Moment) -> Holder {
@@ -56,8 +42,9 @@ impl Directory {
             // The last one that was written down, which it is as a rule.
             holders.extend(self.read_record(key).map(|record| holder_of(&record, now)));
         }
-        // Where we have to wait at the gate it is not known how many stand before us there.
-        Waiting { holders, place: (!line.at_gate).then_some(place + 1) }
+        // Of other processes before us there may be more than one claim each: those come later.
+        let ahead = line.gate.as_ref().map_or(Some(0), Gate::count_ahead);
+        Waiting { holders, place: ahead.map(|ahead| ahead + place + 1) }
     }
 
     pub(super) fn read_record(&self, key: FileKey) -> Option<Record> {
@@ -110,7 +97,6 @@ impl Directory {
     pub(super) fn status(&self, key: FileKey, locks: &[KernelLock]) -> Option<Status> {
         let now = self.rt.now();
         let record = self.read_record(key);
-        let gate = inode_of(&self.side_path(key, "queue"));
         let mut holders = Vec::new();
         let mut ours = Vec::new();
         let mut name = None;
@@ -135,13 +121,9 @@ impl Directory {
             [FileKey::sha256(name.as_str()), FileKey::murmur3(name.as_str())].contains(&key).then_some(name)
         })?;
         let mut waiters = Vec::new();
-        for lock in locks.iter().filter(|lock| Some(lock.inode) == gate) {
-            // At the gate a process stands for all of its queue.
-            if lock.pid == self.pid {
-                waiters.append(&mut ours);
-            } else {
-                waiters.push(self.waiter(key, lock.pid, now));
-            }
+        for (pid, waiter) in self.line_up(key, now) {
+            // A process has one place for all of its queue.
+            if pid == self.pid { waiters.append(&mut ours) } else { waiters.push(waiter) }
         }
         waiters.append(&mut ours);
         if holders.is_empty() && waiters.is_empty() {
@@ -195,25 +177,6 @@ impl Directory {
             ));
         }
         holders
-    }
-
-    fn waiter(&self, key: FileKey, pid: u32, now: Moment) -> Waiter {
-        let said = open_to_read(&self.side_path(key, "queue"))
-            .and_then(|file| read_head(&file, LONGEST))
-            .ok()
-            .and_then(|bytes| {
-                serde_json::Deserializer::from_slice(&bytes).into_iter::<Announcement>().next()?.ok()
-            })
-            .filter(|said| said.pid == pid);
-        match said {
-            Some(said) => Waiter {
-                owner: said.owner,
-                mode: said.mode,
-                waited_for: now.wall.checked_sub(Duration::from_millis(said.since)),
-            },
-            // What it wants to do is not known; most want this.
-            None => Waiter { owner: process(pid), mode: Mode::Exclusive, waited_for: None },
-        }
     }
 
     /// The locks by flock(2) on the file system of this directory.

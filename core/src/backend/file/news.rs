@@ -25,13 +25,11 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn push(&self, name: &Name, id: ClaimId, what: Happening) {
-        // A loss is told whenever somebody listens at last: between a grant and the keeper's first look nobody does yet.
-        // Other news that nobody listens to would pile up, and the first who listens looks at the state of things.
-        if self.is_listening() || matches!(what, Happening::Lost(_)) {
-            let news = News { claim: Claim { name: name.clone(), id }, what };
-            self.news.lock().unwrap_or_else(PoisonError::into_inner).push(news);
-            self.arrived.notify(1);
-        }
+        // Kept also while nobody listens yet, as between a grant and the keeper's first look: each claim has one loss
+        // and one contention to tell, and nobody tells of them again.
+        let news = News { claim: Claim { name: name.clone(), id }, what };
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).push(news);
+        self.arrived.notify(1);
     }
 
     pub(super) fn is_listening(&self) -> bool {

@@ -24,7 +24,6 @@ use super::{
     ears::{Ears, To, wait},
     line::{Held, Job, Line, Standing},
     lockfile::{LockFile, Side, open_to_read, read_head},
-    look::Announcement,
     record::{CLEAR_FLAGS, HEAD, Head, STEALING_AT},
     trouble::trouble,
 };
@@ -140,13 +139,13 @@ pub(super) fn set_flag(main: &LockFile, at: u64) {
 
 impl Directory {
     /// Takes the lock from those who hold it, and puts a thief at the head of our queue, behind thieves that were there
-    /// before. Its place.
+    /// before.
     pub(super) fn steal(
         self: &Arc<Self>,
         key: FileKey,
         line: &mut Line,
         standing: Standing,
-    ) -> Result<usize> {
+    ) -> Result<()> {
         if line.theft.is_none() {
             line.theft = Some(Theft::begin(self, key)?);
         }
@@ -160,7 +159,7 @@ impl Directory {
                 self.lose(lost, LostReason::Stolen);
             }
         }
-        Ok(place)
+        Ok(())
     }
 
     /// Gives a lock up, and tells its holder.
@@ -197,24 +196,6 @@ impl Directory {
             line.at_theft = false;
             self.pump(key, line)
         })
-    }
-
-    /// Says at the gate who stands there: for people, and for the holder, whose process hears the file being written to.
-    pub(super) fn announce(&self, line: &Line, gate: &LockFile) {
-        if let Some(head) = line.queue.front()
-            && let Ok(text) = serde_json::to_vec(&Announcement {
-                pid: self.pid,
-                mode: head.mode,
-                owner: (*head.owner).clone(),
-                since: u64::try_from(head.since.wall.as_millis()).unwrap_or(0),
-            })
-        {
-            let mut text = text;
-            text.resize(text.len().max(255), b' ');
-            text.push(b'\n');
-            // Nobody depends on it.
-            let _ = gate.write_at(&text, 0);
-        }
     }
 
     /// Does what an order says that has come for a lock of ours.

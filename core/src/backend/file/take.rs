@@ -96,11 +96,11 @@ impl Directory {
             file.write_at(b"0", STEALING_AT).map_err(failed("write"))?;
         }
         if head.waiting && !want.my_turn && !want.thief {
-            // Whoever said that it waits holds the gate, unless it was killed.
-            match self.try_gate(key)? {
-                None => return Ok(Some(Taken::Busy(Obstacle::Queue))),
-                Some(_gate) => file.write_at(b"0", WAITING_AT).map_err(failed("write"))?,
+            if self.somebody_stands(key)? {
+                return Ok(Some(Taken::Busy(Obstacle::Queue)));
             }
+            // Whoever raised the flag was killed.
+            self.lower_stale_flag(key, &file);
         }
         let kind = head.last.map(|last| last.1);
         let mut slots = None;
@@ -139,7 +139,7 @@ impl Directory {
         }
         let token =
             self.sign(&file, &head, stat.size, want).map_err(failed("write the record of the lock into"))?;
-        if !head.has_flags && !want.my_turn && self.somebody_waits(key)? {
+        if !head.has_flags && self.somebody_stands(key)? {
             // It said so in a file that was empty, and our first record has covered it.
             file.write_at(b"1", WAITING_AT).map_err(failed("write"))?;
         }
@@ -199,25 +199,6 @@ impl Directory {
         let body = self.body(self.rt.now().wall, token, mode, name, owner);
         file.write_at(&body, BODY_AT)
             .map_err(|e| trouble("write the record of the lock into", Path::new(name.as_str()), e))
-    }
-
-    /// The gate, if nobody is there.
-    pub(super) fn try_gate(&self, key: FileKey) -> Result<Option<LockFile>> {
-        let path = self.side_path(key, "queue");
-        loop {
-            let gate = self.open_side(&path)?;
-            if !gate.try_lock(Side::Exclusive).map_err(|e| trouble("lock", &path, e))? {
-                return Ok(None);
-            }
-            if self.is_current(&gate, &path)? {
-                return Ok(Some(gate));
-            }
-        }
-    }
-
-    fn somebody_waits(&self, key: FileKey) -> Result<bool> {
-        let path = self.side_path(key, "queue");
-        Ok(identity(&path).is_ok_and(|found| found.is_some()) && self.try_gate(key)?.is_none())
     }
 
     /// Whether the file that is locked is still the one that the path leads to.

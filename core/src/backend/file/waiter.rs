@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     dir::Directory,
-    line::Job,
+    gate::{Gate, Turn},
+    line::{Job, Line},
     lockfile::{LockFile, Side},
     take::{Taken, Want},
     trouble::trouble,
@@ -15,8 +16,6 @@ use crate::{
     rt,
 };
 
-use super::line::Line;
-
 impl Directory {
     /// Starts a thread for the job. Where the system has none to give, those who wait are told.
     pub(super) fn start(self: &Arc<Self>, key: FileKey, line: &mut Line, job: Job) {
@@ -26,12 +25,14 @@ impl Directory {
             _ => None,
         };
         let (gate, slots, theft) =
-            (matches!(job, Job::Gate), matches!(job, Job::Slots), matches!(job, Job::Theft));
+            (matches!(job, Job::Gate(..)), matches!(job, Job::Slots), matches!(job, Job::Theft));
         if let Err(error) = rt::thread("windlass-wait", move || directory.work(key, job)) {
             if let Some(side) = undo {
                 line.blocked[side as usize] = None;
             }
-            line.at_gate &= !gate;
+            if gate {
+                line.at_gate = None;
+            }
             line.at_slots &= !slots;
             line.at_theft &= !theft;
             let error = Error::new(
@@ -50,7 +51,7 @@ impl Directory {
     fn work(self: Arc<Self>, key: FileKey, mut job: Job) {
         loop {
             let next = match job {
-                Job::Gate => self.work_at_gate(key),
+                Job::Gate(id, turn) => self.work_at_gate(key, id, &turn),
                 Job::Main(side, id, file) => self.work_at_main(key, side, id, file),
                 Job::Slots => self.work_at_slots(key),
                 Job::Theft => self.work_at_theft(key),
@@ -62,31 +63,16 @@ impl Directory {
         }
     }
 
-    fn work_at_gate(self: &Arc<Self>, key: FileKey) -> Option<Job> {
-        let gate = self.wait_at_gate(key);
+    fn work_at_gate(self: &Arc<Self>, key: FileKey, id: u64, turn: &Turn) -> Option<Job> {
+        turn.wait();
         self.with_line(key, |line| {
-            line.at_gate = false;
-            let ours = match gate {
-                _ if line.queue.is_empty() => Ok(()),
-                Ok(gate) => self.gate_is_ours(key, line, gate),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = ours {
-                line.fail_head(error);
+            // Another thread may have taken the place, because the file was replaced.
+            if line.at_gate.is_none_or(|(current, _)| current != id) {
+                return None;
             }
+            line.at_gate = None;
             self.pump(key, line)
         })
-    }
-
-    fn wait_at_gate(&self, key: FileKey) -> Result<LockFile> {
-        let path = self.side_path(key, "queue");
-        loop {
-            let gate = self.open_side(&path)?;
-            gate.lock(Side::Exclusive).map_err(|e| trouble("lock", &path, e))?;
-            if self.is_current(&gate, &path)? {
-                return Ok(gate);
-            }
-        }
     }
 
     fn work_at_main(self: &Arc<Self>, key: FileKey, side: Side, id: u64, file: Arc<LockFile>) -> Option<Job> {
@@ -137,7 +123,7 @@ impl Directory {
             name: &head.name,
             mode: head.mode,
             owner: &head.owner,
-            my_turn: line.gate.is_some(),
+            my_turn: line.gate.as_ref().is_some_and(Gate::is_first),
             thief: head.thief,
         };
         // Otherwise the file was replaced or something else stands in the way: the pump sees what.
