@@ -65,7 +65,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Who holds and who stands in line, for the names that begin with `prefix`.
     async fn inspect(&self, prefix: &str) -> Result<Vec<Status>>;
 
-    /// Frees a lock as an operator: all its claims, or the one with this fencing token. Those who held it are told
+    /// Frees a lock as an operator: all its claims, or those with this fencing token, which shared claims may have in
+    /// common. Those who held it are told
     /// [`ForceReleased`](crate::LostReason::ForceReleased). Returns whom it was taken from.
     async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>>;
 

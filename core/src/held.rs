@@ -80,7 +80,16 @@ impl Held {
             end: None,
             told_too_long: false,
         };
-        Self { claim, since, hold, ttl, state: Mutex::new(state), ended: Event::new(), changing: Arc::default(), _span: span }
+        Self {
+            claim,
+            since,
+            hold,
+            ttl,
+            state: Mutex::new(state),
+            ended: Event::new(),
+            changing: Arc::default(),
+            _span: span,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

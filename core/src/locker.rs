@@ -139,8 +139,8 @@ impl Locker {
         Ok(watch::statuses(session, prefix.to_owned(), hints))
     }
 
-    /// Frees a lock as an operator: all its claims, or only the one with this fencing token. Whoever held it is told
-    /// `force_released`; waiters are let in. Returns whom it was taken from; empty if nobody held it.
+    /// Frees a lock as an operator: all its claims, or only those with this fencing token, which shared claims may have
+    /// in common. Whoever held it is told `force_released`; waiters are let in. Returns whom it was taken from; empty if nobody held it.
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`], [`ErrorKind::Denied`], what the backend says.

@@ -129,8 +129,10 @@ mod without_descriptor {
         /// Waits for a ring, or a moment.
         pub(crate) fn wait(&self) {
             let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-            let (mut rings, _) =
-                self.rung.wait_timeout_while(rings, TICK, |rings| !*rings).unwrap_or_else(PoisonError::into_inner);
+            let (mut rings, _) = self
+                .rung
+                .wait_timeout_while(rings, TICK, |rings| !*rings)
+                .unwrap_or_else(PoisonError::into_inner);
             *rings = false;
         }
     }

@@ -14,7 +14,11 @@ use windlass::{
     rt::{Native, Runtime},
 };
 
-use crate::{here::process, options, seen, wait::{self, wait}};
+use crate::{
+    here::process,
+    options, seen,
+    wait::{self, wait},
+};
 
 /// The callbacks that a lock was given.
 #[derive(Default)]

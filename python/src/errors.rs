@@ -41,7 +41,8 @@ pub(crate) fn error(py: Python<'_>, kind: ErrorKind, message: &str) -> PyErr {
 
 fn build<'py>(py: Python<'py>, class: &str, error: &Error) -> PyResult<Bound<'py, PyAny>> {
     static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let module = MODULE.get_or_try_init(py, || py.import("windlass._errors").map(|m| m.into_any().unbind()))?;
+    let module =
+        MODULE.get_or_try_init(py, || py.import("windlass._errors").map(|m| m.into_any().unbind()))?;
     let class = module.bind(py).getattr(class)?.cast_into::<PyType>()?;
     let details = PyDict::new(py);
     details.set_item(intern!(py, "lock"), error.lock().map(windlass::Name::as_str))?;

@@ -291,7 +291,11 @@ fn done(py: Python<'_>, outcome: Result<(), Error>) -> PyResult<()> {
 
 /// Either kind of held lock, for one that was just granted.
 pub(crate) fn show(py: Python<'_>, guard: Guard, asynchronous: bool) -> PyResult<Py<PyAny>> {
-    if asynchronous { Ok(AsyncHeld::new(py, guard)?.into_any()) } else { Ok(Held::new(py, guard)?.into_any()) }
+    if asynchronous {
+        Ok(AsyncHeld::new(py, guard)?.into_any())
+    } else {
+        Ok(Held::new(py, guard)?.into_any())
+    }
 }
 
 /// Several, in the order in which they were asked for.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, lock::Mutex as AsyncMutex};
-use pyo3::{prelude::*, types::PyString, types::PyDict};
+use pyo3::{prelude::*, types::PyDict, types::PyString};
 use windlass::{ConnectOptions, Error, ErrorKind, Status, Ticket};
 
 use crate::{
@@ -76,7 +76,10 @@ pub(crate) fn cli(py: Python<'_>, args: Vec<OsString>) -> i32 {
 }
 
 /// The locker that a lock was given: a native one, or the `_native` of a `windlass.Locker`; else the default.
-pub(crate) fn given_or_default(py: Python<'_>, given: Option<&Bound<'_, PyAny>>) -> PyResult<windlass::Locker> {
+pub(crate) fn given_or_default(
+    py: Python<'_>,
+    given: Option<&Bound<'_, PyAny>>,
+) -> PyResult<windlass::Locker> {
     let Some(given) = given else { return shared(py) };
     match given.cast::<Locker>() {
         Ok(locker) => Ok(locker.get().0.clone()),
@@ -177,7 +180,8 @@ impl Changes {
     /// The next change; `None` when there will be none.
     fn next(&self) -> Pending {
         let Some(stream) = self.0.as_ref().cloned() else {
-            let error = Error::new(ErrorKind::Closed, "this watch belongs to the parent process: watch again");
+            let error =
+                Error::new(ErrorKind::Closed, "this watch belongs to the parent process: watch again");
             return Pending::new(futures_util::future::ready(Err(error)), none);
         };
         let next = async move { stream.lock().await.next().await.transpose() };

@@ -60,7 +60,8 @@ impl Options {
 pub(crate) fn name(text: &Bound<'_, PyString>) -> PyResult<Name> {
     let py = text.py();
     let Ok(text) = text.to_cow() else {
-        let message = "the name is not UTF-8 (it has lone surrogates): give the name as text that can be encoded";
+        let message =
+            "the name is not UTF-8 (it has lone surrogates): give the name as text that can be encoded";
         return Err(error(py, ErrorKind::InvalidName, message));
     };
     text.parse().map_err(|error| errors::exception(py, &error))
@@ -104,7 +105,9 @@ impl<'py> FromPyObject<'_, 'py> for Metadata {
     type Error = PyErr;
 
     fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let mapping = value.cast::<PyMapping>().map_err(|_| PyTypeError::new_err("metadata is a mapping of text to text"))?;
+        let mapping = value
+            .cast::<PyMapping>()
+            .map_err(|_| PyTypeError::new_err("metadata is a mapping of text to text"))?;
         let mut pairs = BTreeMap::new();
         for pair in mapping.items()?.iter() {
             let (key, value): (String, String) = pair.extract()?;

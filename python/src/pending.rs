@@ -58,8 +58,9 @@ impl Pending {
 
     fn take(&self) -> PyResult<Work> {
         let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        work.and_then(Here::into_inner)
-            .ok_or_else(|| PyRuntimeError::new_err("this operation was awaited before, or by the parent process"))
+        work.and_then(Here::into_inner).ok_or_else(|| {
+            PyRuntimeError::new_err("this operation was awaited before, or by the parent process")
+        })
     }
 }
 
@@ -360,7 +361,8 @@ impl Alarm {
 /// The running event loop and its bell.
 fn loop_and_bell(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, Bound<'_, Bell>)> {
     static FIND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let find = FIND.get_or_try_init(py, || py.import("windlass._bells")?.getattr("find").map(Bound::unbind))?;
+    let find =
+        FIND.get_or_try_init(py, || py.import("windlass._bells")?.getattr("find").map(Bound::unbind))?;
     let (running_loop, bell): (Bound<'_, PyAny>, Bound<'_, PyAny>) = find.bind(py).call0()?.extract()?;
     Ok((running_loop, bell.cast_into::<Bell>()?))
 }

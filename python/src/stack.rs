@@ -31,7 +31,9 @@ impl Claims {
     pub(crate) fn show(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self {
             Self::One(held) => Ok(held.clone_ref(py).into_any()),
-            Self::Many(helds) => Ok(PyList::new(py, helds.iter().map(|held| held.bind(py)))?.into_any().unbind()),
+            Self::Many(helds) => {
+                Ok(PyList::new(py, helds.iter().map(|held| held.bind(py)))?.into_any().unbind())
+            }
         }
     }
 

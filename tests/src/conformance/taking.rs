@@ -95,16 +95,18 @@ pub async fn force_release_by_token(place: &dyn Place) {
         return;
     }
     let (one, two) = (ask_as("one", "lock", Mode::Shared), ask_as("two", "lock", Mode::Shared));
-    place.take(&*a, &one).await;
+    let first = place.take(&*a, &one).await.fencing_token;
     let token = place.take(&*b, &two).await.fencing_token;
     let none = place.soon("an operator", a.force_release(&one.name, Some(token + 1_000_000))).await.unwrap();
     assert!(none.is_empty(), "{none:?}");
     let taken = place.soon("an operator", a.force_release(&one.name, Some(token))).await.unwrap();
-    assert_eq!(taken.len(), 1);
-    assert_eq!(taken[0].owner.owner, "two");
+    // Claims that do not conflict may have the same token, and are then freed together.
+    let apart = first != token;
+    assert_eq!(taken.len(), if apart { 1 } else { 2 });
+    assert!(taken.iter().any(|holder| holder.owner.owner == "two"), "{taken:?}");
     is_told(place, &*b, &two, LostReason::ForceReleased).await;
-    assert_eq!(place.queue(&*b, "lock").await, "one /");
-    assert!(!place.could_have(&*b, "lock", Mode::Exclusive).await);
+    assert_eq!(place.queue(&*b, "lock").await, if apart { "one /" } else { "/" });
+    assert_eq!(place.could_have(&*b, "lock", Mode::Exclusive).await, !apart);
     place.give_back(&*a, &[&one]).await;
 }
 

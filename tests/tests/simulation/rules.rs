@@ -492,6 +492,27 @@ fn r18_a_waiter_that_was_cut_off_gets_its_turn() {
 }
 
 #[test]
+fn r17_a_release_wakes_one() {
+    sim(17, async |sim| {
+        let holder = sim.client();
+        let guard = holder.locker.lock("lock").await.unwrap();
+        let clients: Vec<Client> = (0..100).map(|_| sim.client()).collect();
+        let waiters: Vec<_> =
+            clients.iter().map(|client| task(&*client.host, client.locker.lock("lock").into_future())).collect();
+        // Between two rounds of open requests.
+        sim.sleep(Duration::from_millis(3500)).await;
+        clients.iter().for_each(|client| drop(client.link.sent()));
+        guard.release().await.unwrap();
+        sim.sleep(Duration::from_secs(1)).await;
+        let sent = |client: &Client| client.link.sent().iter().filter(|(_, kind)| *kind == "acquire").count();
+        assert_eq!(clients.iter().map(sent).sum::<usize>(), 0, "nobody asks again");
+        let status = &sim.server.status()[0];
+        assert_eq!((status.holders.len(), status.waiters.len()), (1, 99));
+        drop(sim.soon("all turns", join_all(waiters.into_iter().map(|waiter| async { drop(waiter.await) }))).await);
+    });
+}
+
+#[test]
 fn r19_everybody_gets_as_many_turns() {
     sim(19, async |sim| {
         let turns: Vec<Arc<AtomicU32>> = (0..8).map(|_| Arc::default()).collect();

@@ -207,7 +207,8 @@ impl Directory {
 fn read_announcement(file: &File, ticket: i64, now: Moment) -> Option<(u32, Waiter)> {
     let mut text = [0; PLACE];
     std::os::unix::fs::FileExt::read_exact_at(file, &mut text, place(ticket)).ok()?;
-    let said: Announcement = serde_json::from_slice(&text).ok().filter(|said: &Announcement| said.ticket == ticket)?;
+    let said: Announcement =
+        serde_json::from_slice(&text).ok().filter(|said: &Announcement| said.ticket == ticket)?;
     let waited_for = now.wall.checked_sub(Duration::from_millis(said.since_ms));
     Some((said.pid, Waiter { owner: said.owner, mode: said.mode, waited_for }))
 }

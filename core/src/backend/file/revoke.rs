@@ -140,12 +140,7 @@ pub(super) fn set_flag(main: &LockFile, at: u64) {
 impl Directory {
     /// Takes the lock from those who hold it, and puts a thief at the head of our queue, behind thieves that were there
     /// before.
-    pub(super) fn steal(
-        self: &Arc<Self>,
-        key: FileKey,
-        line: &mut Line,
-        standing: Standing,
-    ) -> Result<()> {
+    pub(super) fn steal(self: &Arc<Self>, key: FileKey, line: &mut Line, standing: Standing) -> Result<()> {
         if line.theft.is_none() {
             line.theft = Some(Theft::begin(self, key)?);
         }

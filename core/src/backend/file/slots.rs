@@ -47,7 +47,8 @@ impl Slots {
             let file = directory.open_side(&path)?;
             let mut entered = false;
             for _ in 0..200 {
-                entered = ofd::try_lock(file.file(), Kind::Write, 0).map_err(|e| trouble("lock", &path, e))?;
+                entered =
+                    ofd::try_lock(file.file(), Kind::Write, 0).map_err(|e| trouble("lock", &path, e))?;
                 if entered {
                     break;
                 }
