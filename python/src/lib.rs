@@ -4,6 +4,8 @@
 //! Each operation that may wait is a [`Pending`](pending::Pending): `wait()` drives it on the caller's thread, `await`
 //! drives it on an event loop. Both poll it once at once, so what needs no waiting touches neither runtime nor thread.
 
+#![allow(clippy::needless_pass_by_value, reason = "what Python passes comes by value")]
+
 mod bell;
 mod callbacks;
 mod errors;

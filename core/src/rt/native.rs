@@ -7,10 +7,7 @@
 use std::{
     cell::RefCell,
     ptr,
-    sync::{
-        OnceLock,
-        atomic::{AtomicPtr, AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
     thread::{Builder, JoinHandle},
     time::Duration,
 };
@@ -110,7 +107,7 @@ fn process() -> u32 {
     static FORKS: AtomicU32 = AtomicU32::new(0);
     #[cfg(unix)]
     {
-        static REGISTERED: OnceLock<()> = OnceLock::new();
+        static REGISTERED: std::sync::OnceLock<()> = std::sync::OnceLock::new();
         extern "C" fn in_child() {
             FORKS.fetch_add(1, Ordering::Relaxed);
         }

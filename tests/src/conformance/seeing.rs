@@ -8,7 +8,7 @@ use windlass::{
     ask::{Ask, Happening},
 };
 
-use super::{can_force_release, can_share};
+use super::can_force_release;
 use crate::place::{Place, ask, ask_as, claim, polled};
 
 pub async fn contended_is_heard_once_by_the_holder(place: &dyn Place) {

@@ -497,8 +497,10 @@ fn r17_a_release_wakes_one() {
         let holder = sim.client();
         let guard = holder.locker.lock("lock").await.unwrap();
         let clients: Vec<Client> = (0..100).map(|_| sim.client()).collect();
-        let waiters: Vec<_> =
-            clients.iter().map(|client| task(&*client.host, client.locker.lock("lock").into_future())).collect();
+        let waiters: Vec<_> = clients
+            .iter()
+            .map(|client| task(&*client.host, client.locker.lock("lock").into_future()))
+            .collect();
         // Between two rounds of open requests.
         sim.sleep(Duration::from_millis(3500)).await;
         clients.iter().for_each(|client| drop(client.link.sent()));
@@ -508,7 +510,10 @@ fn r17_a_release_wakes_one() {
         assert_eq!(clients.iter().map(sent).sum::<usize>(), 0, "nobody asks again");
         let status = &sim.server.status()[0];
         assert_eq!((status.holders.len(), status.waiters.len()), (1, 99));
-        drop(sim.soon("all turns", join_all(waiters.into_iter().map(|waiter| async { drop(waiter.await) }))).await);
+        drop(
+            sim.soon("all turns", join_all(waiters.into_iter().map(|waiter| async { drop(waiter.await) })))
+                .await,
+        );
     });
 }
 

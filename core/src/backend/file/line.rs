@@ -246,9 +246,8 @@ impl Directory {
     /// Gives a lock up that was held.
     pub(super) fn let_go(&self, held: Held) {
         // Closing unlocks: first the lock, then the permit, whose file others watch.
-        let Held { file, slot, .. } = held;
-        drop(file);
-        drop(slot);
+        drop(held.file);
+        held.slot.into_iter().for_each(drop);
     }
 
     /// Serves whoever can be served, and starts a thread where one is needed.

@@ -146,7 +146,8 @@ pub(super) fn identity(path: &Path) -> Result<Option<Identity>> {
     }
 }
 
-/// The number of the file behind a path; 0 where there are no such numbers.
+/// The number of the file behind a path.
+#[cfg(target_os = "linux")]
 pub(super) fn inode_of(path: &Path) -> Option<u64> {
     identity(path).ok().flatten().map(|identity| identity.inode)
 }

@@ -5,13 +5,16 @@
 //! the system knows of their process, and so are foreign programs. A holder in another pid namespace is not seen. Of the
 //! processes that stand in line, each says at the gate which of its claims is its next; foreign ones are not seen.
 
+// Only Linux tells which processes hold a lock.
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
+
 use std::{collections::HashMap, fs, io::Read, path::Path};
 
 use super::{
     dir::Directory,
     gate::Gate,
     line::{Held, Line},
-    lockfile::{inode_of, open_to_read, read_head},
+    lockfile::{open_to_read, read_head},
     procfs::{KernelLock, parse_locks, parse_user},
     record::{LONGEST, Record},
 };
@@ -146,7 +149,7 @@ impl Directory {
     /// Holders in other processes.
     #[cfg(target_os = "linux")]
     fn holders(&self, key: FileKey, locks: &[KernelLock], record: Option<&Record>) -> Vec<(u32, Holder)> {
-        let Some(inode) = inode_of(&self.main_path(key)) else { return Vec::new() };
+        let Some(inode) = super::lockfile::inode_of(&self.main_path(key)) else { return Vec::new() };
         let now = self.rt.now();
         let mut holders = Vec::new();
         for lock in locks.iter().filter(|lock| lock.inode == inode && !lock.waits && lock.pid != self.pid) {
