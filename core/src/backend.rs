@@ -105,7 +105,10 @@ pub struct Capabilities {
 
 /// `acquire_all` for backends without a request for several: one after another, in the order given, and all given back
 /// when one cannot be had.
-pub(crate) async fn in_turn(
+///
+/// # Errors
+/// What the backend says. Whoever drops the future owes a release of all the asks.
+pub async fn in_turn(
     backend: &dyn Backend,
     asks: &[Ask],
     waiting: OnWaiting<'_>,
