@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench wheel build fmt clean \
 	test-core test-cli test-suite test-rust test-features test-wasm test-targets test-msrv test-python test-types \
-	test-smoke test-docs deny
+	test-page test-smoke test-docs deny
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,8 @@ test-types: ## mypy, pyright, stubs
 	@scripts/run-tests types
 test-smoke: ## The wheel on the oldest and newest Python
 	@scripts/run-tests smoke
+test-page: ## The server's page in a browser
+	@scripts/run-tests page
 test-docs: ## The crate's documentation
 	@scripts/run-tests docs
 deny: ## Licences and sources of dependencies

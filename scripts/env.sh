@@ -42,6 +42,18 @@ die() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# Where a browser of the Chromium family is, if there is one.
+find_chromium() {
+    local candidate
+    for candidate in chromium chromium-browser google-chrome-stable google-chrome; do
+        if have "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
 # Where an interpreter of this version is, if there is one: on the PATH or kept by pyenv.
 find_python() {
     local candidate

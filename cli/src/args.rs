@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Ls(Ls),
     Watch(Watch),
     Release(Release),
+    Serve(Box<Serve>),
+    Token(Token),
     Completions(Completions),
     Man(Man),
 }
@@ -187,6 +189,108 @@ pub(crate) struct Release {
     pub(crate) place: Place,
 }
 
+/// Run a lock server
+///
+/// Programs on other machines use its locks by the URL http://HOST:PORT/NAMESPACE; a namespace is there once it is used.
+/// Ends with Ctrl-C or SIGTERM, within a second; those who wait then ask again.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  windlass serve &\n  windlass run deploy --url http://127.0.0.1:7420/team-a -- ./deploy.sh"
+)]
+pub(crate) struct Serve {
+    /// Where to listen
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7420")]
+    pub(crate) listen: String,
+
+    /// Where the server keeps what it must know after a restart [default: $STATE_DIRECTORY, else
+    /// $XDG_STATE_HOME/windlass, else ~/.local/state/windlass]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Keep nothing: after a restart locks may be given to others while their holders still believe in them; for tests
+    #[arg(long, conflicts_with = "data_dir")]
+    pub(crate) ephemeral: bool,
+
+    /// Who may do what: a line is TOKEN NAME RIGHTS NAMESPACE/PATTERN...; read again when it has changed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// A key whose tokens (JWT) are good: a secret, or a public Ed25519 key in PEM; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) jwt_key: Vec<PathBuf>,
+
+    /// Whom such tokens must be meant for
+    #[arg(long, value_name = "TEXT", default_value = windlass_server::token::JwtKeys::AUDIENCE)]
+    pub(crate) jwt_audience: String,
+
+    /// The certificate to show, in PEM: the server then speaks TLS
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM, if it is in another file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// The authorities, in PEM, that sign the certificates of clients
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) client_ca: Option<PathBuf>,
+
+    /// Serve everybody who can reach an address other than this machine's own, without asking who they are
+    #[arg(long)]
+    pub(crate) allow_anonymous: bool,
+
+    /// A name by which clients call this server, besides its address; may be repeated, * for any
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: Vec<String>,
+
+    /// A web origin whose pages may ask, as https://app.example.com; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) origin: Vec<String>,
+
+    /// Write who got, lost and was refused what to this file, as JSON lines; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
+}
+
+/// Make a token for a lock server
+///
+/// Without --key it is a random one, printed as a line for the file of --token-file, where only its hash belongs, and to be
+/// given to NAME. With --key it is signed (JWT) and good for a while, without the server knowing it before.
+#[derive(Debug, Args)]
+#[command(after_help = TOKEN_AFTER)]
+pub(crate) struct Token {
+    /// Who it is for, for people to see
+    pub(crate) name: String,
+
+    /// What it is good for: NAMESPACE/NAME or NAMESPACE/PATTERN/*
+    #[arg(required = true)]
+    pub(crate) locks: Vec<String>,
+
+    /// For what: some of acquire, shared, see, force, or all
+    #[arg(long, value_name = "RIGHTS", default_value = "acquire,see")]
+    pub(crate) rights: String,
+
+    /// Sign it with this key: a secret, or a private Ed25519 key in PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// How long a signed token is good for
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "15m")]
+    pub(crate) lives: Duration,
+
+    /// Whom a signed token is meant for
+    #[arg(long, value_name = "TEXT", default_value = windlass_server::token::JwtKeys::AUDIENCE)]
+    pub(crate) audience: String,
+
+    /// How many claims at once [default: what the server says]
+    #[arg(long, value_name = "N")]
+    pub(crate) most_claims: Option<usize>,
+
+    /// The longest TTL [default: what the server says]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) longest_ttl: Option<Duration>,
+}
+
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
 #[command(
@@ -207,7 +311,7 @@ pub(crate) struct Man {
 
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Where the locks live, as file:///DIR [default: $WINDLASS_URL, else files of this user on this machine]
+    /// Where the locks live, as file:///DIR or http://HOST:PORT/NAMESPACE [default: $WINDLASS_URL, else files of this user on this machine]
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<OsString>,
 }
@@ -231,9 +335,16 @@ Examples:
   windlass run nightly -n -- ./backup.sh        run only if nobody else does
   windlass run report -s -w 30s -- ./report.sh  shared, waiting 30 s at most
   windlass ls                                   who holds what, who waits
-  windlass release deploy                       take it from its holder"
+  windlass release deploy                       take it from its holder
+  windlass serve                                locks for many machines"
     };
 }
+
+const TOKEN_AFTER: &str = "\
+Examples:
+  windlass token ann 'team-a/*' >> tokens        the line; ann gets what is printed to the terminal
+  windlass serve --token-file tokens
+  WINDLASS_TOKEN=$(windlass token ci 'team-a/deploy' --key jwt.key) windlass run deploy --url ... -- make";
 
 macro_rules! run_examples {
     () => {
@@ -255,7 +366,8 @@ const LONG_AFTER: &str = concat!(
     "
 
 Environment:
-  WINDLASS_URL  where the locks live, unless --url says it
+  WINDLASS_URL    where the locks live, unless --url says it
+  WINDLASS_TOKEN  what proves to a lock server who one is
 
 Exit status:
   0   done

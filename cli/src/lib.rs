@@ -5,7 +5,9 @@ mod exit;
 mod list;
 mod manual;
 mod release;
+mod serve;
 mod text;
+mod token;
 mod watch;
 
 #[cfg(unix)]
@@ -50,6 +52,8 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Command::Ls(ls) => start(list::ls(ls)),
         Command::Watch(watch) => start(watch::watch(watch)),
         Command::Release(release) => start(release::release(release)),
+        Command::Serve(serve) => serve::serve(&serve),
+        Command::Token(token) => token::token(&token),
         Command::Completions(completions) => manual::completions(&completions),
         Command::Man(man) => manual::man(&man),
     };

@@ -76,6 +76,13 @@ pub struct Ask {
     pub owner: Arc<Owner>,
 }
 
+impl Ask {
+    /// The claim that it asks for.
+    pub fn claim(&self) -> Claim {
+        Claim { name: self.name.clone(), id: self.claim_id }
+    }
+}
+
 /// A claim, named to the backend that knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {

@@ -1,22 +1,34 @@
 //! The one trait that a place for locks implements. See CONTRIBUTING.md for the steps to add one.
 
-use std::fmt;
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::{
+    future::{self, Either},
+    stream::BoxStream,
+};
 use serde::Serialize;
 
 use crate::{
     ask::{Ask, Claim, Grant, Holder, Mode, News, Renewal, Status, Waiting},
-    error::Result,
+    error::{Error, ErrorKind, Result},
+    lease::Lease,
     name::Name,
+    rt::Runtime,
+    time::Moment,
+    within::within,
 };
 
 #[cfg(all(feature = "file", not(target_family = "wasm")))]
 pub(crate) mod file;
 #[cfg(all(feature = "file", not(target_family = "wasm")))]
 pub use file::{FileBackend, Naming};
+#[cfg(feature = "http")]
+pub(crate) mod http;
+#[cfg(feature = "http")]
+pub use http::HttpBackend;
 pub(crate) mod memory;
+pub use memory::MemoryStore;
 
 /// A place where locks live: memory, files, a server, a store.
 ///
@@ -25,6 +37,11 @@ pub(crate) mod memory;
 ///
 /// Every future may be dropped at any await point. Whoever drops an `acquire`, `acquire_all` or `change` half way owes
 /// the backend a `release` (or a `change` back), because the answer may be on its way.
+///
+/// Of errors, two kinds tell the caller to go on: after [`Unavailable`](crate::ErrorKind::Unavailable) it asks again by
+/// the same ids, after a pause; after [`NotHeld`](crate::ErrorKind::NotHeld) from an acquire the claim is over, and it
+/// asks with new ids. All others end the acquire.
+///
 /// The first poll does what can be done without waiting: where the lock is free in this machine's memory or files the
 /// future is ready at once, on the caller's thread.
 #[async_trait]
@@ -104,24 +121,36 @@ pub struct Capabilities {
 }
 
 /// `acquire_all` for backends without a request for several: one after another, in the order given, and all given back
-/// when one cannot be had.
+/// when one cannot be had. What it has it renews while it waits for the next.
 ///
 /// # Errors
 /// What the backend says. Whoever drops the future owes a release of all the asks.
 pub async fn in_turn(
     backend: &dyn Backend,
+    rt: &Arc<dyn Runtime>,
     asks: &[Ask],
     waiting: OnWaiting<'_>,
 ) -> Result<Option<Vec<Grant>>> {
-    let mut grants = Vec::with_capacity(asks.len());
+    let (mut taken, mut grants) = (Vec::with_capacity(asks.len()), Vec::with_capacity(asks.len()));
     for ask in asks {
-        match backend.acquire(ask, waiting).await {
-            Ok(Some(grant)) => grants.push(grant),
+        let mut acquire = backend.acquire(ask, waiting);
+        let answer = loop {
+            if let Some(answer) = within(rt, renew_in(rt.now(), &grants), &mut acquire).await {
+                break answer;
+            }
+            // A renewal that hangs must not keep the acquire from being polled.
+            let renewed = pin!(renew_all(backend, rt, &taken, &mut grants));
+            match future::select(&mut acquire, renewed).await {
+                Either::Left((answer, _)) => break answer,
+                Either::Right((renewed, _)) => renewed?,
+            }
+        };
+        match answer {
+            Ok(Some(grant)) => {
+                taken.push(ask.claim());
+                grants.push(grant);
+            }
             Ok(None) => {
-                let taken: Vec<Claim> = asks[..grants.len()]
-                    .iter()
-                    .map(|ask| Claim { name: ask.name.clone(), id: ask.claim_id })
-                    .collect();
                 backend.release(&taken).await?;
                 return Ok(None);
             }
@@ -131,4 +160,32 @@ pub async fn in_turn(
         }
     }
     Ok(Some(grants))
+}
+
+/// How long until the first of these is due for renewal; `None`: they have no leases.
+fn renew_in(now: Moment, grants: &[Grant]) -> Option<Duration> {
+    grants.iter().filter_map(|grant| grant.lease).map(|term| Lease::new(term).renew_in(now)).min()
+}
+
+/// Renews these, or says that one of them is gone, which is the end of taking them in turn.
+async fn renew_all(
+    backend: &dyn Backend,
+    rt: &Arc<dyn Runtime>,
+    claims: &[Claim],
+    grants: &mut [Grant],
+) -> Result<()> {
+    let try_timeout =
+        grants.iter().filter_map(|grant| grant.lease).map(|term| Lease::new(term).try_timeout()).min();
+    let Some(renewals) = within(rt, try_timeout, backend.renew(claims)).await else { return Ok(()) };
+    for ((claim, grant), renewal) in claims.iter().zip(grants).zip(renewals?) {
+        match renewal {
+            Renewal::Renewed(renewed) => *grant = renewed,
+            Renewal::Unknown(error) => return Err(error),
+            Renewal::Lost(_) | Renewal::NotHeld => {
+                let message = "lost while others of the locks that were asked for together were waited for";
+                return Err(Error::new(ErrorKind::NotHeld, message).with_lock(&claim.name));
+            }
+        }
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ use crate::{
 /// | --- | --- |
 /// | `memory:` or `memory:NAME` | the memory of this process |
 /// | `file:///DIR` | files of this machine; `?names=murmur3` for lockgate's old file names |
+/// | `http://HOST:PORT/NAMESPACE`, `https://…` | a Windlass server, with the token in `$WINDLASS_TOKEN`; `?ca=FILE` trusts its certificates besides the system's, `?cert=FILE` shows ours |
 ///
 /// Every URL takes `?ttl=15s` (or `1500ms`, `2m`) and `?owner=TEXT`.
 ///
@@ -156,6 +157,22 @@ fn opener(address: Address, rt: Arc<dyn Runtime>) -> Result<Open> {
             let directory = address.path()?;
             Ok(Box::new(move || Ok(Arc::new(FileBackend::open(&directory, naming, rt.clone())?))))
         }
+        #[cfg(all(feature = "http", not(target_family = "wasm")))]
+        "http" | "https" => {
+            use crate::{backend::http::HttpBackend, transport};
+            let mut address = address;
+            let tls = transport::Tls {
+                ca: address.option("ca").map(Into::into),
+                identity: address.option("cert").map(Into::into),
+            };
+            address.no_more_options(&["ca", "cert"])?;
+            let token = std::env::var("WINDLASS_TOKEN").ok().filter(|token| !token.is_empty());
+            let url = format!("{}:{}", address.scheme, address.rest);
+            Ok(Box::new(move || {
+                let transport = Arc::new(transport::Native::new(&tls, rt.clone())?);
+                Ok(Arc::new(HttpBackend::new(&url, token.clone(), transport, rt.clone())?))
+            }))
+        }
         other => {
             Err(invalid(&format!("\"{other}:\" is not a known place for locks: use {}", SCHEMES.join(", "))))
         }
@@ -167,6 +184,8 @@ const SCHEMES: &[&str] = &[
     "memory:",
     #[cfg(all(feature = "file", not(target_family = "wasm")))]
     "file:///DIR",
+    #[cfg(all(feature = "http", not(target_family = "wasm")))]
+    "http(s)://HOST:PORT/NAMESPACE",
 ];
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]

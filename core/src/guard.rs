@@ -1,11 +1,11 @@
 //! A held lock as a value of the program.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::lock::OwnedMutexGuard;
 
 use crate::{
-    ask::{Grant, Mode},
+    ask::Mode,
     error::{Error, ErrorKind, LostReason, Result},
     held::{End, Held},
     lease::BackOff,
@@ -64,7 +64,7 @@ impl Guard {
         self.session.rt.now().since(self.held.since)
     }
 
-    /// Whether the lock is certainly held: answered from the clock, without I/O, at every call. It is `false` no later
+    /// Whether the lock is certainly held: answered from the clock at every call, nobody is asked. It is `false` no later
     /// than another can be granted the lock, whatever became of network, timers and runtime.
     pub fn is_held(&self) -> bool {
         self.end().is_none()
@@ -75,16 +75,7 @@ impl Guard {
     /// # Errors
     /// [`ErrorKind::Lost`] from the moment on at which another may hold it, [`ErrorKind::Closed`] in a child of `fork`.
     pub fn check(&self) -> Result<()> {
-        match self.end() {
-            None => Ok(()),
-            Some(Ended::Lost(reason)) => Err(self.session.explain(lost(reason, self.name()), self.name())),
-            Some(Ended::InParent) => Err(Error::new(
-                ErrorKind::Closed,
-                "this process was forked from the one that holds the lock: acquire it here",
-            )
-            .with_lock(self.name())),
-            Some(Ended::Here) => Err(Error::new(ErrorKind::NotHeld, "released").with_lock(self.name())),
-        }
+        self.end().map_or(Ok(()), |ended| Err(self.ended(ended)))
     }
 
     /// Completes when the lock is lost, with the reason; never, if it is released before. It completes no later than
@@ -130,6 +121,8 @@ impl Guard {
 
     /// Gives up exclusiveness without a gap: the claim becomes shared, and shared claims that wait are let in.
     ///
+    /// Cancel-safe: it goes on in the background when the future is dropped.
+    ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where the backend cannot, [`ErrorKind::InvalidInput`] for a permit,
     /// [`ErrorKind::Lost`] if the lock is lost.
@@ -141,12 +134,15 @@ impl Guard {
         if !self.session.backend.capabilities().downgrade {
             return Err(self.session.explain(unsupported("downgrade"), self.name()));
         }
-        let _turn = self.held.changing.clone().lock_owned().await;
-        // Others may be let in before the answer is here, or although it is lost.
-        self.held.is_shared_at_most();
-        let grant = self.change(Mode::Shared).await?;
-        self.held.changed(&grant, self.session.rt.now());
-        Ok(())
+        let (session, held) = (self.session.clone(), self.held.clone());
+        self.session
+            .insist(async move {
+                let _turn = held.changing.clone().lock_owned().await;
+                // Others may be let in before the answer is here, or although it is lost.
+                held.make_shared();
+                change(&session, &held, Mode::Shared).await
+            })
+            .await
     }
 
     /// Makes an upgradable claim exclusive, as soon as the other shared claims are gone; new ones are held back
@@ -158,33 +154,26 @@ impl Guard {
     /// [`ErrorKind::Timeout`], [`ErrorKind::InvalidInput`] when the claim is not upgradable, [`ErrorKind::Lost`].
     pub async fn upgrade(&self, timeout: impl Into<Option<Duration>>) -> Result<()> {
         self.check()?;
-        match self.mode() {
-            Mode::Exclusive => return Ok(()),
-            Mode::Upgradable => {}
-            Mode::Shared | Mode::Permit(_) => {
-                return Err(
-                    self.not_in_place("only an upgradable claim can be upgraded: acquire it as upgradable")
-                );
-            }
-        }
-        let upgrading = async {
+        let upgrading = pin!(async {
             let turn = self.held.changing.clone().lock_owned().await;
+            // Whoever had the turn before may have changed it.
+            match self.mode() {
+                Mode::Exclusive => return Ok(()),
+                Mode::Upgradable => {}
+                Mode::Shared | Mode::Permit(_) => {
+                    let message = "only an upgradable claim can be upgraded: acquire it as upgradable";
+                    return Err(self.not_in_place(message));
+                }
+            }
             let call_off = CallOff(Some((self, turn)));
-            let grant = self.change(Mode::Exclusive).await?;
+            change(&self.session, &self.held, Mode::Exclusive).await?;
             call_off.settle();
-            Ok(grant)
-        };
-        match within(&self.session.rt, timeout.into(), upgrading).await {
-            Some(Ok(grant)) => {
-                self.held.changed(&grant, self.session.rt.now());
-                Ok(())
-            }
-            Some(Err(error)) => Err(error),
-            None => {
-                let message = "not upgraded within the timeout: other shared claims still hold the lock";
-                Err(self.session.explain(Error::new(ErrorKind::Timeout, message), self.name()))
-            }
-        }
+            Ok(())
+        });
+        within(&self.session.rt, timeout.into(), upgrading).await.unwrap_or_else(|| {
+            let message = "not upgraded within the timeout: other shared claims still hold the lock";
+            Err(self.session.explain(Error::new(ErrorKind::Timeout, message), self.name()))
+        })
     }
 
     /// Ends the guard without releasing: the claim lives on as a ticket, for its TTL at the most unless somebody
@@ -210,13 +199,35 @@ impl Guard {
         };
         match self.session.detach(&self.held) {
             Ok(()) => Ok(ticket),
-            Err(_) => self.check().map(|()| ticket),
+            // Another part of the program ended it at the same moment.
+            Err(end) => Err(self.ended(Ended::Here(end))),
         }
     }
 
-    async fn change(&self, to: Mode) -> Result<Grant> {
-        let changed = self.session.backend.change(&self.held.claim, to).await;
-        changed.map_err(|error| self.session.explain(error, self.name()))
+    /// Calls `on_acquired`.
+    pub(crate) fn tell_acquired(&self) {
+        if let Some(on_acquired) = &self.held.hold.on_acquired {
+            on_acquired(&self.held.notice(self.held.since));
+        }
+    }
+
+    fn ended(&self, ended: Ended) -> Error {
+        let error = match ended {
+            Ended::InParent => Error::new(
+                ErrorKind::Closed,
+                "this process was forked from the one that holds the lock: acquire it here",
+            ),
+            Ended::Here(End::Lost(reason)) => lost(reason, self.name()),
+            Ended::Here(End::Released) => Error::new(ErrorKind::NotHeld, "the guard was released"),
+            Ended::Here(End::Detached) => {
+                Error::new(ErrorKind::NotHeld, "the guard was detached: its ticket holds the lock now")
+            }
+        };
+        match ended {
+            // Not even the session's memory is this process's.
+            Ended::InParent => error.with_lock(self.name()),
+            Ended::Here(_) => self.session.explain(error, self.name()),
+        }
     }
 
     fn not_in_place(&self, message: &str) -> Error {
@@ -232,17 +243,22 @@ impl Guard {
         {
             self.session.lose(&self.held, reason);
         }
-        self.held.end().map(|end| match end {
-            End::Lost(reason) => Ended::Lost(reason),
-            End::Released | End::Detached => Ended::Here,
-        })
+        self.held.end().map(Ended::Here)
     }
 }
 
+/// Changes the mode in the backend and then here. The caller has the turn.
+async fn change(session: &Session, held: &Held, to: Mode) -> Result<()> {
+    let changed = session.backend.change(&held.claim, to).await;
+    let grant = changed.map_err(|error| session.explain(error, &held.claim.name))?;
+    held.changed(&grant, session.rt.now());
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
 enum Ended {
-    Here,
+    Here(End),
     InParent,
-    Lost(LostReason),
 }
 
 impl Drop for Guard {

@@ -15,7 +15,7 @@ use futures_util::lock::Mutex as AsyncMutex;
 
 use crate::{
     ask::{Claim, Grant, Mode},
-    error::LostReason,
+    error::{LostReason, Result},
     lease::Lease,
     options::{Hold, Notice},
     time::Moment,
@@ -43,6 +43,8 @@ struct State {
     mode: Mode,
     lease: Option<Lease>,
     end: Option<End>,
+    /// What the backend said to the release, once it did.
+    release_outcome: Option<Result<()>>,
     told_too_long: bool,
 }
 
@@ -52,6 +54,17 @@ pub(crate) enum End {
     Released,
     Detached,
     Lost(LostReason),
+}
+
+/// What a second release of the same claim finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// The first one has not ended.
+    UnderWay,
+    /// The first one failed.
+    Failed,
+    /// There is nothing left to do.
+    Done,
 }
 
 /// What is to be done for a claim, and when to look again.
@@ -78,6 +91,7 @@ impl Held {
             mode: grant.mode,
             lease: grant.lease.map(Lease::new),
             end: None,
+            release_outcome: None,
             told_too_long: false,
         };
         Self {
@@ -114,7 +128,7 @@ impl Held {
     }
 
     /// Ends the hold, unless it has ended: then how it did.
-    pub(crate) fn finish(&self, end: End) -> Result<(), End> {
+    pub(crate) fn finish(&self, end: End) -> std::result::Result<(), End> {
         let mut state = self.state();
         if let Some(earlier) = state.end {
             return Err(earlier);
@@ -123,6 +137,35 @@ impl Held {
         drop(state);
         self.ended.notify(usize::MAX);
         Ok(())
+    }
+
+    /// Whether the release is to be tried once more; if so, it is under way from now on.
+    pub(crate) fn begin_release_again(&self) -> Again {
+        let outcome = &mut self.state().release_outcome;
+        match outcome {
+            None => Again::UnderWay,
+            Some(Ok(())) => Again::Done,
+            Some(Err(_)) => {
+                *outcome = None;
+                Again::Failed
+            }
+        }
+    }
+
+    /// What became of the release that is under way.
+    pub(crate) async fn release_outcome(&self) -> Result<()> {
+        loop {
+            let listener = self.ended.listen();
+            if let Some(outcome) = &self.state().release_outcome {
+                return outcome.clone();
+            }
+            listener.await;
+        }
+    }
+
+    pub(crate) fn set_release_outcome(&self, outcome: Result<()>) {
+        self.state().release_outcome = Some(outcome);
+        self.ended.notify(usize::MAX);
     }
 
     /// Listens for the end; look at [`end`](Self::end) after this call and before waiting.
@@ -137,15 +180,14 @@ impl Held {
 
     /// Why the claim must be taken as lost by now, if it must.
     pub(crate) fn overdue(&self, now: Moment) -> Option<LostReason> {
-        let state = self.state();
-        match &state.lease {
-            Some(lease) if !lease.is_held(now) && lease.is_failing() => Some(LostReason::Unreachable),
-            Some(lease) => (!lease.is_held(now)).then_some(LostReason::Expired),
-            None => {
-                let end = self.hold.max_hold?.saturating_add(self.ttl);
-                (now.since(self.since) >= end).then_some(LostReason::Expired)
-            }
+        match &self.state().lease {
+            Some(lease) if !lease.is_held(now) && lease.is_failing() => return Some(LostReason::Unreachable),
+            Some(lease) if !lease.is_held(now) => return Some(LostReason::Expired),
+            _ => {}
         }
+        // Where nothing runs out, or where one request renews all claims of a session, this one included.
+        let end = self.hold.max_hold?.saturating_add(self.ttl);
+        (now.since(self.since) >= end).then_some(LostReason::Expired)
     }
 
     /// What is due. `max_hold` stops renewal, and the claim ends when its TTL is over.
@@ -180,7 +222,7 @@ impl Held {
     }
 
     /// From now on no more than shared, whether or not the backend has heard of it.
-    pub(crate) fn is_shared_at_most(&self) {
+    pub(crate) fn make_shared(&self) {
         self.state().mode = Mode::Shared;
     }
 
@@ -202,9 +244,10 @@ impl Held {
         }
     }
 
-    pub(crate) fn not_renewed(&self, now: Moment, random: f64) {
+    /// A renewal did not come through; `retry_after` is what the backend asks for.
+    pub(crate) fn not_renewed(&self, now: Moment, random: f64, retry_after: Option<Duration>) {
         if let Some(lease) = &mut self.state().lease {
-            lease.not_renewed(now, random);
+            lease.not_renewed(now, random, retry_after);
         }
     }
 

@@ -1,7 +1,8 @@
 //! The keeper: one task a session that renews all claims in one request, hears what the backend has to tell, and ends
 //! what is over. It runs on the [`Runtime`](crate::rt::Runtime)'s own thread, so a program that is busy keeps its locks.
 //!
-//! - **Nothing waits for a request.** Renewal and hearing are polled beside the timer, so a hung request delays no loss.
+//! - **Nothing waits for a request.** Renewals and hearing are polled beside the timer, so a hung request delays no loss, and
+//!   no renewal of other claims.
 //! - **Adding a claim wakes the keeper only when it must**: it publishes until when it sleeps, and whoever adds a claim that
 //!   is due earlier rings. While it looks, it has published "ring always", and it listens before it looks, so no ring
 //!   is missed (rule R18).
@@ -10,36 +11,40 @@
 //! - **It ends with the session**, whose drop rings; the task itself holds the session only while it looks.
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
 use event_listener::{Event, EventListener};
 use futures_util::{
-    FutureExt,
+    FutureExt, StreamExt,
     future::{self, BoxFuture, Either},
+    stream::FuturesUnordered,
 };
 
 use crate::{
     ask::{Happening, News, Renewal},
     backend::Backend,
-    error::{Error, ErrorKind, LostReason, Result},
+    error::{LostReason, Result},
     held::Held,
     lease::BackOff,
     metrics::count,
+    name::ClaimId,
     rt::Runtime,
-    session::Session,
+    session::{Session, no_answer},
     time::Moment,
 };
 
 /// The longest sleep while claims have leases.
 const GLANCE: Duration = Duration::from_millis(500);
-/// How long the keeper goes on hearing after the last claim has ended: the next one often comes soon.
+/// How long the keeper goes on hearing after the last claim has ended: the next one often comes soon. It begins when
+/// something wakes the keeper; where nothing does, because claims have no leases, hearing costs nothing.
 const LINGER: Duration = Duration::from_secs(5);
 /// Published while nobody may assume that the keeper looks by itself.
 const RING_ALWAYS: u64 = u64::MAX;
@@ -76,7 +81,8 @@ impl Doorbell {
                     backend: session.backend.clone(),
                     bell: self.bell.clone(),
                     sleeps_until: self.sleeps_until.clone(),
-                    renewal: None,
+                    renewals: FuturesUnordered::new(),
+                    in_flight: BTreeSet::new(),
                     hearing: None,
                     hear_back_off: BackOff::default(),
                     idle_since: None,
@@ -102,7 +108,9 @@ struct Keeper {
     backend: Arc<dyn Backend>,
     bell: Arc<Event>,
     sleeps_until: Arc<AtomicU64>,
-    renewal: Option<BoxFuture<'static, Round>>,
+    renewals: FuturesUnordered<BoxFuture<'static, Round>>,
+    /// What those are about.
+    in_flight: BTreeSet<ClaimId>,
     hearing: Option<BoxFuture<'static, Result<Vec<News>>>>,
     hear_back_off: BackOff,
     idle_since: Option<Moment>,
@@ -140,10 +148,10 @@ impl Keeper {
     fn look(&mut self, session: &Arc<Session>) -> Option<Duration> {
         let now = self.rt.now();
         let all: Vec<Arc<Held>> = session.held().values().cloned().collect();
-        let mut due = Vec::new();
+        // With each, the time until it is due and how long a try may take.
+        let mut to_renew = Vec::new();
         let mut sleep: Option<Duration> = None;
         let mut earliest = |time: Duration| sleep = Some(sleep.map_or(time, |sleep| sleep.min(time)));
-        let mut try_timeout = Duration::MAX;
         for held in &all {
             let agenda = held.agenda(now);
             if let Some(reason) = agenda.lose {
@@ -161,23 +169,27 @@ impl Keeper {
             if let Some(look_in) = agenda.look_in {
                 earliest(look_in);
             }
-            if let (Some(renew_in), Some(timeout)) = (agenda.renew_in, agenda.try_timeout) {
-                earliest(GLANCE);
-                if self.renewal.is_some() {
-                    continue;
-                }
-                // What is due within half a try's time-out comes along: one request for all.
-                if renew_in <= timeout / 2 {
-                    due.push((renew_in, held.clone()));
-                    try_timeout = try_timeout.min(timeout);
-                }
-                earliest(renew_in);
+            let Some(try_timeout) = agenda.try_timeout else { continue };
+            earliest(GLANCE);
+            if let Some(renew_in) = agenda.renew_in
+                && !self.in_flight.contains(&held.claim.id)
+            {
+                to_renew.push((renew_in, try_timeout, held));
             }
         }
-        if due.iter().any(|(renew_in, _)| renew_in.is_zero()) {
-            self.renewal = Some(self.renew(due.into_iter().map(|(_, held)| held).collect(), try_timeout));
-            // The request must be sent, and what it is about is no longer due.
-            earliest(GLANCE);
+        if to_renew.iter().any(|(renew_in, ..)| renew_in.is_zero()) {
+            // What is due within half a try's time-out comes along: one request for all.
+            let soon = to_renew.extract_if(.., |(renew_in, try_timeout, _)| *renew_in <= *try_timeout / 2);
+            let (mut claims, mut shortest) = (Vec::new(), Duration::MAX);
+            for (_, try_timeout, held) in soon {
+                self.in_flight.insert(held.claim.id);
+                claims.push(held.clone());
+                shortest = shortest.min(try_timeout);
+            }
+            self.renewals.push(self.renew(claims, shortest));
+        }
+        for (renew_in, ..) in to_renew {
+            earliest(renew_in);
         }
         let linger = self.hear_while(!all.is_empty(), now);
         let sleep = [sleep, linger].into_iter().flatten().min();
@@ -214,17 +226,17 @@ impl Keeper {
             let asked: Vec<_> = claims.iter().map(|held| held.claim.clone()).collect();
             let outcome = match future::select(backend.renew(&asked), limit).await {
                 Either::Left((outcome, _)) => outcome,
-                Either::Right(((), _)) => Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "no answer to a renewal within a sixth of the TTL",
-                )),
+                Either::Right(((), _)) => Err(no_answer("a renewal", try_timeout)),
             };
             Round { claims, outcome }
         }
         .boxed()
     }
 
-    fn renewed(&self, round: Round) {
+    fn renewed(&mut self, round: Round) {
+        for held in &round.claims {
+            self.in_flight.remove(&held.claim.id);
+        }
         let Some(session) = self.session.upgrade() else { return };
         let now = self.rt.now();
         let outcomes = match round.outcome {
@@ -245,7 +257,10 @@ impl Keeper {
                 }
                 Renewal::Lost(reason) => session.lose(held, reason),
                 Renewal::NotHeld => session.lose(held, LostReason::Expired),
-                Renewal::Unknown(_) => held.not_renewed(now, session.jitter()),
+                Renewal::Unknown(error) => {
+                    tracing::debug!(lock = %held.claim.name, %error, "not renewed");
+                    held.not_renewed(now, session.jitter(), error.retry_after());
+                }
             }
         }
     }
@@ -295,26 +310,18 @@ impl Keeper {
         };
         let mut time_or_bell = future::select(bell, timer);
         poll_fn(|context| {
-            if let Some(round) = poll_taken(&mut self.renewal, context) {
+            if let Poll::Ready(Some(round)) = self.renewals.poll_next_unpin(context) {
                 return Poll::Ready(Woken::Renewal(round));
             }
-            if let Some(news) = poll_taken(&mut self.hearing, context) {
+            if let Some(hearing) = &mut self.hearing
+                && let Poll::Ready(news) = hearing.poll_unpin(context)
+            {
+                self.hearing = None;
                 return Poll::Ready(Woken::News(news));
             }
             time_or_bell.poll_unpin(context).map(|_| Woken::TimeOrBell)
         })
         .await
-    }
-}
-
-/// Polls what is there and takes it away when it is done.
-fn poll_taken<T>(work: &mut Option<BoxFuture<'static, T>>, context: &mut Context<'_>) -> Option<T> {
-    match work.as_mut()?.poll_unpin(context) {
-        Poll::Ready(outcome) => {
-            *work = None;
-            Some(outcome)
-        }
-        Poll::Pending => None,
     }
 }
 

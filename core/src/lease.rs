@@ -5,13 +5,13 @@
 //!
 //! ```text
 //! t          t + T/3               t + 2T/3                     t + 0.99 T - 2 ms     t' + T (t' > t: processed)
-//! |  held    |  renew; again after |  late: a warning           |  lost               |  another may be granted
-//! |          |  up to T/6, jittered                             |<---- nobody --------|
+//! |  held    |  renew; again after |  a renewal that comes now  |  lost               |  another may be granted
+//! |          |  up to T/6, jittered|  is worth a warning        |<---- nobody --------|
 //! ```
 //!
 //! - **A lost request or answer** leaves the lease as it was; the next try comes within T/6 (full jitter).
 //! - **An answer that comes late** counts from its request's sending, so it can never make the lease longer than the
-//!   backend made it. An answer that arrives after the lease was lost changes nothing: lost is final.
+//!   backend made it. Once anybody was told that the claim is lost (`Held::finish`), no answer changes that.
 //! - **A hung request** is given up after T/6 (rule R3), so that at least two tries, as a rule three,
 //!   fit before the lease is over.
 //! - **Answers out of order**: the term that ends later counts.
@@ -88,9 +88,12 @@ impl Lease {
         }
     }
 
-    /// A try to renew failed or told nothing; `random` in 0..=1 spreads the next one.
-    pub(crate) fn not_renewed(&mut self, now: Moment, random: f64) {
-        self.failed = Some((now, self.try_timeout().mul_f64(random.clamp(0.0, 1.0))));
+    /// A try to renew failed or told nothing; `random` in 0..=1 spreads the next one. A backend that asks for a pause is
+    /// given it as far as the lease allows: the pauses of [`BackOff`] would be too long here.
+    pub(crate) fn not_renewed(&mut self, now: Moment, random: f64, retry_after: Option<Duration>) {
+        let longest = self.try_timeout();
+        let pause = longest.mul_f64(random.clamp(0.0, 1.0)).max(retry_after.unwrap_or_default());
+        self.failed = Some((now, pause.min(longest)));
     }
 }
 
@@ -149,12 +152,21 @@ mod tests {
     #[test]
     fn a_failed_try_is_followed_by_another_within_a_sixth() {
         let mut lease = lease();
-        lease.not_renewed(after(3_400), 1.0);
+        lease.not_renewed(after(3_400), 1.0, None);
         assert!(lease.is_failing());
         assert_eq!(lease.renew_in(after(3_400)), T / 6);
         assert_eq!(lease.renew_in(after(6_000)), Duration::ZERO);
-        lease.not_renewed(after(3_400), 0.0);
+        lease.not_renewed(after(3_400), 0.0, None);
         assert_eq!(lease.renew_in(after(3_400)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_pause_that_is_asked_for_is_kept_as_far_as_the_lease_allows() {
+        let mut lease = lease();
+        lease.not_renewed(after(3_400), 0.0, Some(Duration::from_secs(1)));
+        assert_eq!(lease.renew_in(after(3_400)), Duration::from_secs(1));
+        lease.not_renewed(after(3_400), 0.0, Some(Duration::from_secs(30)));
+        assert_eq!(lease.renew_in(after(3_400)), T / 6);
     }
 
     #[test]
@@ -209,7 +221,7 @@ mod tests {
                 if !lease.is_held(now) { break }
                 tries += 1;
                 now = now.plus(lease.try_timeout());
-                lease.not_renewed(now, random);
+                lease.not_renewed(now, random, None);
             }
             prop_assert!(tries >= 2, "{tries} tries");
         }

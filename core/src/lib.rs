@@ -16,12 +16,14 @@ mod metrics;
 mod name;
 mod options;
 mod owner;
+pub mod protocol;
 mod record;
 pub mod rt;
 mod session;
 pub mod table;
 mod ticket;
 pub mod time;
+pub mod transport;
 mod watch;
 mod within;
 

@@ -8,6 +8,7 @@ use std::{
     any::Any,
     fmt,
     future::IntoFuture,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -19,7 +20,7 @@ use futures_util::{
 use smallvec::smallvec;
 
 use crate::{
-    ask::{Ask, Claim, Entry, Grant, Mode, Term, Waiting},
+    ask::{Ask, Claim, Entry, Grant, Mode, Owner, Term, Waiting},
     error::{Error, ErrorKind, Result},
     guard::Guard,
     held::Held,
@@ -58,7 +59,7 @@ pub struct Lock {
 
 impl Lock {
     pub(crate) fn new(locker: Locker, name: Result<Name>) -> Self {
-        let options = locker.acquire_options();
+        let options = Ok(locker.acquire_options());
         Self { locker, name, options }
     }
 
@@ -113,12 +114,14 @@ impl Lock {
 
     /// Who asks, for people to see: `user@host:pid` unless told otherwise.
     pub fn owner(self, owner: impl Into<String>) -> Self {
-        self.set(|options| Arc::make_mut(&mut options.owner).owner = owner.into())
+        self.set(|options| options.owner = Some(owner.into()))
     }
 
     /// Something more about the claim for people to see; 2 KiB in all at the most.
     pub fn metadata(self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.set(|options| options.metadata(key.into(), value.into()))
+        self.set(|options| {
+            options.metadata.insert(key.into(), value.into());
+        })
     }
 
     /// Called when the wait begins, with who holds the lock and one's place in the queue. What it returns is dropped when
@@ -179,6 +182,9 @@ impl Lock {
     /// Acquires the lock, runs the work, releases the lock. The work is given the guard; its future is dropped when the
     /// lock is lost.
     ///
+    /// Work that has ended is not taken back because the release could not be confirmed: its output comes, a warning is
+    /// logged, and the lock is free when its TTL is over.
+    ///
     /// # Errors
     /// As for the awaited lock; [`ErrorKind::Lost`] when the lock was lost before the work had ended.
     pub async fn run<T>(self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<Ran<T>> {
@@ -192,16 +198,20 @@ impl Lock {
             }
         };
         let held_for = guard.held_for();
-        match ended {
-            Ok(output) => guard.release().await.map(|()| Ran { output, held_for }),
-            Err(reason) => Err(lost(reason, guard.name())),
+        let output = ended.map_err(|reason| lost(reason, guard.name()))?;
+        match guard.release().await {
+            Err(error) if matches!(error.kind(), ErrorKind::Lost(_)) => return Err(error),
+            Err(error) => tracing::warn!(%error, "release failed after the work had ended"),
+            Ok(()) => {}
         }
+        Ok(Ran { output, held_for })
     }
 
-    async fn acquire(self) -> Result<Option<Guard>> {
-        let (name, options) = (self.name?, self.options?);
+    async fn acquire(&self) -> Result<Option<Guard>> {
+        let (name, options) = (self.name.as_ref(), self.options.as_ref());
+        let (name, options) = (name.map_err(Error::clone)?, options.map_err(Error::clone)?);
         let session = self.locker.session()?;
-        let mut guards = acquire_all(&session, &[name], options).await?;
+        let mut guards = acquire_all(&session, std::slice::from_ref(name), options).await?;
         Ok(guards.as_mut().and_then(Few::pop))
     }
 }
@@ -219,8 +229,7 @@ impl IntoFuture for Lock {
     fn into_future(self) -> Self::IntoFuture {
         async move {
             let guard = self.acquire().await?;
-            // Only a try comes back without a guard and without an error, and this is none.
-            guard.ok_or_else(|| Error::new(ErrorKind::Internal, "a queued acquire came back with nothing"))
+            guard.ok_or_else(nothing)
         }
         .boxed()
     }
@@ -283,7 +292,7 @@ impl LockAll {
 
     async fn acquire(self) -> Result<Option<Vec<Guard>>> {
         let session = self.template.locker.session()?;
-        let guards = acquire_all(&session, &self.names?, self.template.options?).await?;
+        let guards = acquire_all(&session, &self.names?, &self.template.options?).await?;
         Ok(guards.map(Few::into_vec))
     }
 }
@@ -297,8 +306,17 @@ impl IntoFuture for LockAll {
     /// # Errors
     /// As for a single [`Lock`]; [`ErrorKind::InvalidInput`] when a name comes twice.
     fn into_future(self) -> Self::IntoFuture {
-        async move { Ok(self.acquire().await?.unwrap_or_default()) }.boxed()
+        async move {
+            let guards = self.acquire().await?;
+            guards.ok_or_else(nothing)
+        }
+        .boxed()
     }
+}
+
+/// Only a try comes back without a guard and without an error.
+fn nothing() -> Error {
+    Error::new(ErrorKind::Internal, "a queued acquire came back with nothing")
 }
 
 /// What is known of a wait.
@@ -306,6 +324,8 @@ impl IntoFuture for LockAll {
 struct Wait {
     since: Option<Moment>,
     heard: Option<Waiting>,
+    /// Why there was no answer, the last time there was none.
+    trouble: Option<Error>,
     /// What `on_wait` returned, dropped with the wait.
     _wraps: Option<Box<dyn Any + Send>>,
     _span: Option<tracing::Span>,
@@ -315,33 +335,43 @@ struct Wait {
 async fn acquire_all(
     session: &Arc<Session>,
     names: &[Name],
-    options: AcquireOptions,
+    options: &AcquireOptions,
 ) -> Result<Option<Few<Guard>>> {
     session.check_open()?;
     let Some(first) = names.first() else { return Ok(Some(Few::new())) };
-    let explain = |error| session.explain(error, first);
-    options.check(&session.backend.capabilities()).map_err(explain)?;
-    check_metadata(&options.owner.metadata).map_err(explain)?;
-    let wait = Mutex::new(Wait::default());
-    let on_waiting = |waiting: Waiting| heard_waiting(&wait, session, &options.on_wait, first, &waiting);
-    let asking = async {
-        let mut back_off = BackOff::default();
-        loop {
-            let asks = asks(session, names, &options)?;
-            let claims = asks.iter().map(|ask| Claim { name: ask.name.clone(), id: ask.claim_id }).collect();
-            let owed = Owed::new(session, claims);
-            match ask_until_answered(session, &asks, &on_waiting).await {
-                // While we were cut off, the claim left the queue, or was granted and ran out: it waits on as another.
-                Err(error) if error.kind() == ErrorKind::NotHeld && options.entry != Entry::Try => {
-                    count(&session.counters.retries);
-                    drop(owed);
-                    session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
-                }
-                answer => return answer.map(|grants| (asks, owed, grants)),
-            }
-        }
+    let explain = |error| match names {
+        [name] => session.explain(error, name),
+        _ => session.explain_backend(error),
     };
-    let granted = within(&session.rt, options.timeout, asking).await;
+    let owner = options.owner(&session.owner);
+    options.check(&session.backend.capabilities()).map_err(explain)?;
+    check_metadata(&owner.metadata).map_err(explain)?;
+    let wait = Mutex::new(Wait::default());
+    let granted = {
+        let on_waiting = |waiting: Waiting| heard_waiting(&wait, session, &options.on_wait, first, &waiting);
+        let on_trouble = |error: &Error| {
+            wait.lock().unwrap_or_else(PoisonError::into_inner).trouble = Some(error.clone());
+        };
+        let asking = pin!(async {
+            let mut back_off = BackOff::default();
+            loop {
+                let asks = asks(session, names, options, &owner)?;
+                let claims = asks.iter().map(Ask::claim).collect();
+                let owed = Owed::new(session, claims);
+                match ask_until_answered(session, &asks, &on_waiting, &on_trouble).await {
+                    // While we were cut off, the claim left the queue, or was granted and ran out: it waits on as another.
+                    Err(error) if error.kind() == ErrorKind::NotHeld && options.entry != Entry::Try => {
+                        count(&session.counters.retries);
+                        drop(owed);
+                        session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
+                    }
+                    answer => return answer.map(|grants| (asks, owed, grants)),
+                }
+            }
+        });
+        let asking = pin!(session.unless_closed(asking));
+        within(&session.rt, options.timeout, asking).await
+    };
     let wait = wait.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (asks, owed, grants) = match granted {
         Some(Ok((asks, owed, Some(grants)))) => (asks, owed, grants),
@@ -352,7 +382,7 @@ async fn acquire_all(
         Some(Err(error)) => return Err(explain(error)),
         None => {
             count(&session.counters.timeouts);
-            return Err(explain(timed_out(&options, wait.heard)));
+            return Err(explain(timed_out(names, options, wait)));
         }
     };
     if let Some(since) = wait.since {
@@ -360,10 +390,13 @@ async fn acquire_all(
         add_time(&session.counters.wait_micros, session.rt.now().since(since));
     }
     drop(wait);
-    owed.settle();
+    let guard = |(ask, grant): (&Ask, &Grant)| take_over(session, ask.claim(), grant, options);
     let mut guards: Few<Guard> =
-        asks.iter().zip(&grants).map(|(ask, grant)| guard(session, ask, grant, &options)).collect();
+        asks.iter().zip(&grants).map(guard).collect::<Result<_>>().map_err(explain)?;
+    owed.settle();
     guards.sort_by_key(|guard| names.iter().position(|name| name == guard.name()));
+    // The program's own code comes last: by now the guards give the locks back, whatever it does.
+    guards.iter().for_each(Guard::tell_acquired);
     if !options.hold.random_delay.is_zero() {
         session.rt.sleep(options.hold.random_delay.mul_f64(session.jitter())).await;
         guards.iter().try_for_each(Guard::check)?;
@@ -371,7 +404,7 @@ async fn acquire_all(
     Ok(Some(guards))
 }
 
-fn asks(session: &Session, names: &[Name], options: &AcquireOptions) -> Result<Few<Ask>> {
+fn asks(session: &Session, names: &[Name], options: &AcquireOptions, owner: &Arc<Owner>) -> Result<Few<Ask>> {
     let mut sorted: Few<&Name> = names.iter().collect();
     sorted.sort_unstable();
     if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -384,7 +417,7 @@ fn asks(session: &Session, names: &[Name], options: &AcquireOptions) -> Result<F
         mode: options.mode,
         entry: options.entry,
         ttl: options.ttl,
-        owner: options.owner.clone(),
+        owner: owner.clone(),
     };
     Ok(sorted.into_iter().map(ask).collect())
 }
@@ -399,6 +432,7 @@ fn heard_waiting(
     let first = {
         let mut wait = wait.lock().unwrap_or_else(PoisonError::into_inner);
         wait.since.get_or_insert_with(|| session.rt.now());
+        wait.trouble = None;
         wait.heard.replace(waiting.clone()).is_none()
     };
     if first {
@@ -414,6 +448,7 @@ async fn ask_until_answered(
     session: &Session,
     asks: &[Ask],
     on_waiting: &(dyn Fn(Waiting) + Send + Sync),
+    on_trouble: &(dyn Fn(&Error) + Send + Sync),
 ) -> Result<Option<Few<Grant>>> {
     let mut back_off = BackOff::default();
     loop {
@@ -432,6 +467,7 @@ async fn ask_until_answered(
             Err(error) if error.kind() == ErrorKind::Unavailable && asks[0].entry != Entry::Try => {
                 count(&session.counters.retries);
                 tracing::warn!(%error, "backend unavailable, trying again");
+                on_trouble(&error);
                 session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
             }
             answer => return answer,
@@ -439,37 +475,38 @@ async fn ask_until_answered(
     }
 }
 
-fn timed_out(options: &AcquireOptions, heard: Option<Waiting>) -> Error {
-    let seconds = options.timeout.unwrap_or_default().as_secs_f64();
-    match heard {
-        Some(waiting) => {
-            Error::new(ErrorKind::Timeout, format!("not acquired within {seconds} s: {waiting}"))
-                .with_waiting(waiting)
+fn timed_out(names: &[Name], options: &AcquireOptions, wait: Wait) -> Error {
+    let what = match names {
+        [_] => "not acquired".to_owned(),
+        _ => {
+            let names: Vec<String> = names.iter().map(Name::to_string).collect();
+            format!("not all of the locks {} acquired", names.join(", "))
         }
-        None => Error::new(
-            ErrorKind::Timeout,
-            format!("not acquired within {seconds} s: the backend gave no answer"),
-        ),
-    }
-}
-
-fn guard(session: &Arc<Session>, ask: &Ask, grant: &Grant, options: &AcquireOptions) -> Guard {
-    let claim = Claim { name: ask.name.clone(), id: ask.claim_id };
-    take_over(session, claim, grant, options)
+    };
+    let seconds = options.timeout.unwrap_or_default().as_secs_f64();
+    // What was heard before the trouble may no longer be so, but is all that is known.
+    let why = match (&wait.trouble, &wait.heard) {
+        (Some(trouble), None) => trouble.message().to_owned(),
+        (Some(trouble), Some(waiting)) => format!("{waiting}; then {}", trouble.message()),
+        (None, Some(waiting)) => waiting.to_string(),
+        (None, None) => "the backend gave no answer".to_owned(),
+    };
+    let error = Error::new(ErrorKind::Timeout, format!("{what} within {seconds} s: {why}"));
+    wait.heard.into_iter().fold(error, Error::with_waiting)
 }
 
 /// Makes a guard of a claim that the backend has granted.
+///
+/// # Errors
+/// Where the locker was closed meanwhile, or has this claim already.
 pub(crate) fn take_over(
     session: &Arc<Session>,
     claim: Claim,
     grant: &Grant,
     options: &AcquireOptions,
-) -> Guard {
+) -> Result<Guard> {
     let now = session.rt.now();
     let held = Arc::new(Held::new(claim, grant, options.ttl, now, options.hold.clone()));
-    session.keep(held.clone(), now);
-    if let Some(on_acquired) = &held.hold.on_acquired {
-        on_acquired(&held.notice(now));
-    }
-    Guard::new(session.clone(), held)
+    session.keep(&held, now)?;
+    Ok(Guard::new(session.clone(), held))
 }

@@ -20,7 +20,7 @@ use crate::{
     lock::{Lock, LockAll, take_over},
     metrics::Metrics,
     name::Name,
-    options::{AcquireOptions, unsupported},
+    options::{AcquireOptions, DEFAULT_TTL, unsupported},
     rt::Runtime,
     session::{Session, lost},
     ticket::Ticket,
@@ -69,7 +69,7 @@ impl Locker {
                 ))
             }
         });
-        Self::new(Parts { rt, open, ttl: crate::DEFAULT_TTL, owner: None, metadata: BTreeMap::new() })
+        Self::new(Parts { rt, open, ttl: DEFAULT_TTL, owner: None, metadata: BTreeMap::new() })
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
@@ -95,7 +95,8 @@ impl Locker {
     ///
     /// # Errors
     /// [`ErrorKind::NotHeld`] when the claim has run out or was released, or belongs to a process that cannot hand it
-    /// on (see [`Capabilities::hand_on_between_processes`]); [`ErrorKind::Lost`]; what the backend says.
+    /// on (see [`Capabilities::hand_on_between_processes`]); [`ErrorKind::InvalidInput`] when a guard of this locker
+    /// has it already; [`ErrorKind::Lost`]; what the backend says.
     pub async fn attach(&self, ticket: &Ticket) -> Result<Guard> {
         let session = self.session()?;
         session.check_open()?;
@@ -107,8 +108,8 @@ impl Locker {
         let renewals = renewals.map_err(explain)?;
         match renewals.into_iter().next() {
             Some(Renewal::Renewed(grant)) => {
-                let options = AcquireOptions::new(ticket.ttl, session.owner.clone());
-                Ok(take_over(&session, ticket.claim.clone(), &grant, &options))
+                let options = AcquireOptions::new(ticket.ttl);
+                take_over(&session, ticket.claim.clone(), &grant, &options).map_err(explain)
             }
             Some(Renewal::Lost(reason)) => Err(explain(lost(reason, ticket.name()))),
             Some(Renewal::Unknown(error)) => Err(explain(error)),
@@ -183,7 +184,7 @@ impl Locker {
     }
 
     /// Releases everything that is held through this locker and its clones, and lets nobody acquire through them any more.
-    /// Guards that are still there are told `session_ended`.
+    /// Guards that are still there are told `session_ended`, and those who wait are refused.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the backend could not be told; what was held is then free when its TTL is over.
@@ -191,8 +192,8 @@ impl Locker {
         self.session()?.close().await
     }
 
-    pub(crate) fn acquire_options(&self) -> Result<AcquireOptions> {
-        Ok(AcquireOptions::new(self.0.ttl, self.session()?.owner.clone()))
+    pub(crate) fn acquire_options(&self) -> AcquireOptions {
+        AcquireOptions::new(self.0.ttl)
     }
 
     /// The session of this process: made at first use, and again in a child of `fork`.

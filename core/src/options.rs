@@ -54,27 +54,36 @@ pub(crate) struct AcquireOptions {
     pub(crate) entry: Entry,
     pub(crate) timeout: Option<Duration>,
     pub(crate) ttl: Duration,
-    pub(crate) owner: Arc<Owner>,
+    /// What differs from the locker's own, which is that of the process that asks: it may be a child of the one that
+    /// made this.
+    pub(crate) owner: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) hold: Hold,
     pub(crate) on_wait: Option<OnWait>,
 }
 
 impl AcquireOptions {
-    pub(crate) fn new(ttl: Duration, owner: Arc<Owner>) -> Self {
+    pub(crate) fn new(ttl: Duration) -> Self {
         Self {
             mode: Mode::Exclusive,
             entry: Entry::Queue,
             timeout: None,
             ttl,
-            owner,
+            owner: None,
+            metadata: BTreeMap::new(),
             hold: Hold::default(),
             on_wait: None,
         }
     }
 
-    /// Adds to what is shown about the claim.
-    pub(crate) fn metadata(&mut self, key: String, value: String) {
-        Arc::make_mut(&mut self.owner).metadata.insert(key, value);
+    /// Who asks, where `own` is what the locker says.
+    pub(crate) fn owner(&self, own: &Arc<Owner>) -> Arc<Owner> {
+        if self.owner.is_none() && self.metadata.is_empty() {
+            return own.clone();
+        }
+        let mut metadata = own.metadata.clone();
+        metadata.extend(self.metadata.clone());
+        Arc::new(Owner { owner: self.owner.clone().unwrap_or_else(|| own.owner.clone()), metadata })
     }
 
     /// Refuses what contradicts itself or what the backend cannot do, in words, before anything is sent.
@@ -123,6 +132,7 @@ impl fmt::Debug for AcquireOptions {
             .field("timeout", &self.timeout)
             .field("ttl", &self.ttl)
             .field("owner", &self.owner)
+            .field("metadata", &self.metadata)
             .field("max_hold", &self.hold.max_hold)
             .field("hold_at_least", &self.hold.hold_at_least)
             .field("random_delay", &self.hold.random_delay)

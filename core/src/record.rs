@@ -26,7 +26,7 @@ use crate::{
     ask::{Ask, Entry, Holder as HolderView, Mode, Owner, Waiter as WaiterView, Waiting},
     error::LostReason,
     name::ClaimId,
-    table::{Changed, Granted, Origin, Outcome, What},
+    table::{Changed, Granted, Origin, Outcome, Tally, What},
     time::Millis,
 };
 
@@ -51,6 +51,7 @@ pub(crate) struct Turn<'a> {
     /// The fencing token of the next grant.
     pub(crate) next_token: &'a mut u64,
     pub(crate) changes: &'a mut Vec<Change>,
+    pub(crate) tally: &'a mut Tally,
 }
 
 /// What follows from a step.
@@ -64,15 +65,15 @@ pub(crate) enum Change {
 
 /// A claim, as it asked.
 #[derive(Clone, Debug)]
-struct Party {
-    id: ClaimId,
-    origin: Origin,
-    mode: Mode,
-    owner: Arc<Owner>,
+pub(crate) struct Party {
+    pub(crate) id: ClaimId,
+    pub(crate) origin: Origin,
+    pub(crate) mode: Mode,
+    pub(crate) owner: Arc<Owner>,
     /// `None`: it never runs out.
-    ttl: Option<Duration>,
+    pub(crate) ttl: Option<Duration>,
     /// Since when it waits, or holds.
-    since: Millis,
+    pub(crate) since: Millis,
 }
 
 #[derive(Clone, Debug)]
@@ -151,11 +152,12 @@ impl Record {
     pub(crate) fn release(&mut self, turn: &mut Turn<'_>, id: ClaimId) -> bool {
         if let Some(at) = self.holder(id) {
             self.take_holder(turn, at);
+            turn.tally.released += 1;
             self.settle(turn);
             return true;
         }
         if let Some(at) = self.waiter(id) {
-            self.take_waiter(turn, at);
+            self.give_up(turn, at);
             self.settle(turn);
         }
         false
@@ -167,7 +169,7 @@ impl Record {
         if let Some(at) = self.holder(id) {
             self.lose(turn, at, LostReason::Expired);
         } else if let Some(at) = self.waiter(id) {
-            let waiter = self.take_waiter(turn, at);
+            let waiter = self.give_up(turn, at);
             turn.tell(&waiter.party, What::Left);
         }
     }
@@ -218,6 +220,7 @@ impl Record {
         let first_new = self.holders.len();
         while self.queue.front().is_some_and(|head| self.admits(head.party.mode)) {
             let mut head = self.take_waiter(turn, 0).party;
+            turn.tally.grant(turn.now.since(head.since));
             head.since = turn.now;
             self.hold(turn, head);
         }
@@ -226,6 +229,46 @@ impl Record {
             turn.tell(&self.holders[at].party, What::Granted(granted));
         }
         self.give_back_room();
+    }
+
+    /// Shows each claim, with its token if it holds: the holders first, then the queue.
+    pub(crate) fn each(&self, mut see: impl FnMut(&Party, Option<u64>)) {
+        self.holders.iter().for_each(|holder| see(&holder.party, Some(holder.token)));
+        self.queue.iter().for_each(|waiter| see(&waiter.party, None));
+    }
+
+    /// Takes up a claim that an earlier record had; `None` if it waits, or is refused.
+    pub(crate) fn reinstate(
+        &mut self,
+        turn: &mut Turn<'_>,
+        party: Party,
+        token: Option<u64>,
+    ) -> Option<Granted> {
+        if let Some(granted) = self.renew(turn, party.id, party.origin) {
+            return Some(granted);
+        }
+        if self.waiter(party.id).is_some() {
+            return None;
+        }
+        let Some(token) = token else {
+            if self.queue.is_empty() && self.admits(party.mode) {
+                // The holder that it waited for was not taken up.
+                return Some(self.grant(turn, party));
+            }
+            self.enqueue(turn, party);
+            return None;
+        };
+        if self.holders.iter().any(|other| !fit(other.party.mode, party.mode) && other.token > token) {
+            return None;
+        }
+        while let Some(at) = self.holders.iter().position(|other| !fit(other.party.mode, party.mode)) {
+            self.lose(turn, at, LostReason::Expired);
+        }
+        if !self.admits(party.mode) {
+            return None;
+        }
+        let at = self.hold_by(turn, party, token);
+        Some(self.answer(at))
     }
 
     /// Who holds, for people.
@@ -292,14 +335,21 @@ impl Record {
     }
 
     fn grant(&mut self, turn: &mut Turn<'_>, party: Party) -> Granted {
+        turn.tally.grant(turn.now.since(party.since));
         let at = self.hold(turn, party);
         self.answer(at)
     }
 
     fn hold(&mut self, turn: &mut Turn<'_>, party: Party) -> usize {
+        let token = turn.token();
+        self.hold_by(turn, party, token)
+    }
+
+    fn hold_by(&mut self, turn: &mut Turn<'_>, party: Party, token: u64) -> usize {
         let ends = party.ttl.map(|ttl| turn.now.plus(ttl));
         turn.deadline(party.id, None, ends);
-        self.holders.push(Holder { party, token: turn.token(), ends, told: false });
+        turn.tally.holding += 1;
+        self.holders.push(Holder { party, token, ends, told: false });
         self.holders.len() - 1
     }
 
@@ -312,7 +362,8 @@ impl Record {
         while matches!(party.mode, Mode::Permit(_)) && !self.admits(party.mode) {
             self.lose(turn, 0, LostReason::Stolen);
         }
-        let at = self.hold(turn, party);
+        turn.tally.grant(turn.now.since(party.since));
+        let at = self.hold(turn, Party { since: turn.now, ..party });
         self.settle(turn);
         self.answer(at)
     }
@@ -327,14 +378,13 @@ impl Record {
             }
             // Had it been possible, it would hold the lock by now.
             Entry::Try => {
-                self.take_waiter(turn, at);
+                self.give_up(turn, at);
                 self.settle(turn);
                 Outcome::Busy
             }
             Entry::Steal => {
                 let mut party = self.take_waiter(turn, at).party;
                 party.origin = origin;
-                party.since = turn.now;
                 Outcome::Granted(self.steal(turn, party))
             }
         }
@@ -343,6 +393,7 @@ impl Record {
     fn enqueue(&mut self, turn: &mut Turn<'_>, party: Party) -> usize {
         let first = self.queue.is_empty() && !self.upgrading;
         self.announce(turn, first, |mode| compete(mode, party.mode));
+        turn.tally.waiting += 1;
         self.queue.push_back(Waiter { party, leaves: None });
         self.place(self.queue.len() - 1)
     }
@@ -413,6 +464,7 @@ impl Record {
     fn lose(&mut self, turn: &mut Turn<'_>, at: usize, reason: LostReason) -> Holder {
         let holder = self.take_holder(turn, at);
         turn.tell(&holder.party, What::Lost(reason));
+        turn.tally.lose(reason);
         holder
     }
 
@@ -420,7 +472,15 @@ impl Record {
         let holder = self.holders.remove(at);
         self.upgrading &= holder.party.mode != Mode::Upgradable;
         turn.deadline(holder.party.id, holder.ends, None);
+        turn.tally.holding -= 1;
+        turn.tally.end(turn.now.since(holder.party.since));
         holder
+    }
+
+    /// It leaves without a grant.
+    fn give_up(&mut self, turn: &mut Turn<'_>, at: usize) -> Waiter {
+        turn.tally.gave_up += 1;
+        self.take_waiter(turn, at)
     }
 
     fn take_waiter(&mut self, turn: &mut Turn<'_>, at: usize) -> Waiter {
@@ -428,6 +488,7 @@ impl Record {
         #[allow(clippy::expect_used)]
         let waiter = self.queue.remove(at).expect("a waiter at its place");
         turn.deadline(waiter.party.id, waiter.leaves, None);
+        turn.tally.waiting -= 1;
         waiter
     }
 

@@ -4,7 +4,7 @@
 //! may have held at the moment of the fork: the [`Locker`](crate::Locker) makes a new session there (rule R21).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry as Slot},
     future::Future,
     pin::Pin,
     sync::{
@@ -15,14 +15,18 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use event_listener::Event;
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture, Either},
+};
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
     ask::{Claim, Owner},
     backend::Backend,
     error::{Error, ErrorKind, LostReason, Result},
-    held::{End, Held},
+    held::{Again, End, Held},
     keeper,
     lease::BackOff,
     metrics::{Counters, add_time, count},
@@ -30,10 +34,13 @@ use crate::{
     options::{Callback, Notice},
     rt::Runtime,
     time::Moment,
+    within::within,
 };
 
 /// How long a release without a lease behind it is tried again.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one try of it may take.
+const RELEASE_TRY: Duration = Duration::from_secs(5);
 
 /// One, as a rule.
 pub(crate) type Few<T> = SmallVec<[T; 1]>;
@@ -47,6 +54,7 @@ pub(crate) struct Session {
     /// In an order that a run in virtual time repeats.
     held: Mutex<BTreeMap<ClaimId, Arc<Held>>>,
     closed: AtomicBool,
+    closing: Event,
     keeper: keeper::Doorbell,
 }
 
@@ -60,6 +68,7 @@ impl Session {
             counters: Counters::default(),
             held: Mutex::default(),
             closed: AtomicBool::new(false),
+            closing: Event::new(),
             keeper: keeper::Doorbell::default(),
         })
     }
@@ -71,9 +80,26 @@ impl Session {
 
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Closed, "this locker was closed: connect again"));
+            return Err(closed());
         }
         Ok(())
+    }
+
+    /// Does the work, unless the locker is closed meanwhile.
+    pub(crate) async fn unless_closed<T>(
+        &self,
+        mut work: impl Future<Output = Result<T>> + Unpin,
+    ) -> Result<T> {
+        // As a rule it needs no waiting.
+        if let Some(done) = future::poll_immediate(&mut work).await {
+            return done;
+        }
+        let closing = self.closing.listen();
+        self.check_open()?;
+        match future::select(work, closing).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => Err(closed()),
+        }
     }
 
     pub(crate) fn held(&self) -> MutexGuard<'_, BTreeMap<ClaimId, Arc<Held>>> {
@@ -88,23 +114,55 @@ impl Session {
 
     /// Adds what is missing for a reader: which lock, where.
     pub(crate) fn explain(&self, error: Error, name: &Name) -> Error {
-        let error = if error.lock().is_none() { error.with_lock(name) } else { error };
+        self.explain_backend(if error.lock().is_none() { error.with_lock(name) } else { error })
+    }
+
+    /// Adds where it was.
+    pub(crate) fn explain_backend(&self, error: Error) -> Error {
         if error.backend().is_none() { error.with_backend(self.backend.url()) } else { error }
     }
 
     /// Takes a granted claim into care: from now on the keeper renews it.
-    pub(crate) fn keep(self: &Arc<Self>, held: Arc<Held>, now: Moment) {
-        count(&self.counters.acquired);
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`]; [`ErrorKind::InvalidInput`] where the claim is in care already.
+    pub(crate) fn keep(self: &Arc<Self>, held: &Arc<Held>, now: Moment) -> Result<()> {
         let agenda = held.agenda(now);
         let due_in = [agenda.renew_in, agenda.look_in].into_iter().flatten().min();
-        self.held().insert(held.claim.id, held);
+        {
+            // Whoever closes the locker says so before it takes what is held.
+            let mut all = self.held();
+            self.check_open()?;
+            match all.entry(held.claim.id) {
+                Slot::Vacant(slot) => slot.insert(held.clone()),
+                Slot::Occupied(_) => {
+                    return Err(Error::new(
+                        ErrorKind::InvalidInput,
+                        "this locker has the ticket's claim already: a ticket is for one guard",
+                    ));
+                }
+            };
+        }
+        count(&self.counters.acquired);
         self.keeper.added(self, due_in, now);
+        Ok(())
     }
 
     /// Ends a hold as lost, unless it has ended already.
     pub(crate) fn lose(self: &Arc<Self>, held: &Arc<Held>, reason: LostReason) {
-        if held.finish(End::Lost(reason)).is_err() {
+        if !self.end_as_lost(held, reason) {
             return;
+        }
+        if matches!(reason, LostReason::Expired | LostReason::Unreachable) {
+            // The backend may still know it: nobody needs to wait for what nobody holds.
+            self.in_background(self.give_back(smallvec![held.claim.clone()], Duration::ZERO));
+        }
+    }
+
+    /// Whether it had not ended before.
+    fn end_as_lost(&self, held: &Held, reason: LostReason) -> bool {
+        if held.finish(End::Lost(reason)).is_err() {
+            return false;
         }
         self.forget(held, self.rt.now());
         self.counters.lost(reason);
@@ -112,10 +170,7 @@ impl Session {
         if let Some(on_lost) = &held.hold.on_lost {
             self.tell(on_lost, held);
         }
-        if matches!(reason, LostReason::Expired | LostReason::Unreachable) {
-            // The backend may still know it: nobody needs to wait for what nobody holds.
-            self.in_background(self.give_back(smallvec![held.claim.clone()], Duration::ZERO));
-        }
+        true
     }
 
     /// Runs a callback about a claim, apart from the program's tasks and ours.
@@ -139,9 +194,11 @@ impl Session {
 
     /// Releases a claim, after its `hold_at_least` is over. The work goes on in the background if the caller stops
     /// waiting for it.
-    pub(crate) fn release(self: &Arc<Self>, held: Arc<Held>) -> Insist<Result<()>> {
+    ///
+    /// Asked again while it is under way, it waits for the outcome; asked again after an error, it tries anew.
+    pub(crate) fn release(self: &Arc<Self>, held: Arc<Held>) -> Insist {
         let session = self.clone();
-        let work = async move {
+        self.insist(async move {
             let mut now = session.rt.now();
             let wait = held.hold.hold_at_least.saturating_sub(now.since(held.since));
             if !wait.is_zero() {
@@ -152,34 +209,45 @@ impl Session {
                 session.lose(&held, reason);
             }
             match held.finish(End::Released) {
-                Ok(()) => {}
+                Ok(()) => session.forget(&held, now),
                 Err(End::Lost(reason)) => return Err(lost(reason, &held.claim.name)),
-                Err(End::Released | End::Detached) => return Ok(()),
+                Err(End::Detached) => return Ok(()),
+                Err(End::Released) => match held.begin_release_again() {
+                    Again::Failed => {}
+                    Again::UnderWay => return held.release_outcome().await,
+                    Again::Done => return Ok(()),
+                },
             }
-            session.forget(&held, now);
             let patience = held.remaining(now).unwrap_or(RELEASE_PATIENCE);
-            session.give_back(smallvec![held.claim.clone()], patience).await
-        };
-        Insist { rt: self.rt.clone(), work: Some(work.boxed()) }
+            let outcome = session.give_back(smallvec![held.claim.clone()], patience).await;
+            held.set_release_outcome(outcome.clone());
+            outcome
+        })
+    }
+
+    /// Does a piece of work that goes on in the background if the caller stops waiting for it.
+    pub(crate) fn insist(&self, work: impl Future<Output = Result<()>> + Send + 'static) -> Insist {
+        Insist { rt: self.rt.clone(), process: self.process, work: Some(work.boxed()) }
     }
 
     /// Releases everything that is held.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<()> {
         self.closed.store(true, Ordering::Relaxed);
-        let all: Vec<Arc<Held>> = std::mem::take(&mut *self.held()).into_values().collect();
+        self.closing.notify(usize::MAX);
+        let all: Vec<Arc<Held>> = self.held().values().cloned().collect();
         let claims: Few<Claim> = all
             .iter()
-            .filter(|held| held.finish(End::Lost(LostReason::SessionEnded)).is_ok())
+            .filter(|held| self.end_as_lost(held, LostReason::SessionEnded))
             .map(|held| held.claim.clone())
             .collect();
         if claims.is_empty() {
             return Ok(());
         }
-        Insist { rt: self.rt.clone(), work: Some(self.give_back(claims, RELEASE_PATIENCE).boxed()) }.await
+        self.insist(self.give_back(claims, RELEASE_PATIENCE)).await
     }
 
-    /// Tells the backend that these claims neither hold nor wait; tries again for `patience` while it is unavailable,
-    /// after which their TTL frees them.
+    /// Tells the backend that these claims neither hold nor wait. While it is unavailable, tries again until `patience`
+    /// is over after the first failure; then their TTL frees them.
     pub(crate) fn give_back(
         &self,
         claims: Few<Claim>,
@@ -190,7 +258,8 @@ impl Session {
             let mut back_off = BackOff::default();
             let mut start = None;
             loop {
-                match backend.release(&claims).await {
+                let released = within(&rt, Some(RELEASE_TRY), backend.release(&claims)).await;
+                match released.unwrap_or_else(|| Err(no_answer("a release", RELEASE_TRY))) {
                     Err(error)
                         if error.kind() == ErrorKind::Unavailable
                             && rt.now().since(*start.get_or_insert_with(|| rt.now())) < patience =>
@@ -207,16 +276,7 @@ impl Session {
     /// Does a piece of work that nobody waits for: as far as it goes without waiting on this thread, the rest in the
     /// background.
     pub(crate) fn in_background(&self, work: impl Future<Output = Result<()>> + Send + 'static) {
-        let mut work = work
-            .map(|outcome| {
-                if let Err(error) = outcome {
-                    tracing::warn!(%error, "release failed; the TTL will free the lock");
-                }
-            })
-            .boxed();
-        if work.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending() {
-            self.rt.spawn(work);
-        }
+        self.insist(work).in_background();
     }
 }
 
@@ -230,6 +290,16 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.keeper.ring();
     }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "this locker was closed: connect again")
+}
+
+/// The error of a request that was given up.
+pub(crate) fn no_answer(to: &str, within: Duration) -> Error {
+    let seconds = within.as_secs_f64();
+    Error::new(ErrorKind::Unavailable, format!("no answer to {to} within {seconds} s"))
 }
 
 /// The error of a lock that was lost.
@@ -247,26 +317,28 @@ pub(crate) fn lost(reason: LostReason, name: &Name) -> Error {
 }
 
 /// Work that is finished in the background when whoever waits for it stops waiting.
-pub(crate) struct Insist<T: Send + 'static> {
+pub(crate) struct Insist {
     rt: Arc<dyn Runtime>,
-    work: Option<BoxFuture<'static, T>>,
+    process: u32,
+    work: Option<BoxFuture<'static, Result<()>>>,
 }
 
-impl<T: Send + 'static> Insist<T> {
+impl Insist {
     /// Goes on in the background from the start, as far as possible on this thread.
     pub(crate) fn in_background(mut self) {
         if let Some(work) = &mut self.work
-            && work.poll_unpin(&mut Context::from_waker(Waker::noop())).is_ready()
+            && let Poll::Ready(outcome) = work.poll_unpin(&mut Context::from_waker(Waker::noop()))
         {
             self.work = None;
+            log_failure(outcome);
         }
     }
 }
 
-impl<T: Send + 'static> Future for Insist<T> {
-    type Output = T;
+impl Future for Insist {
+    type Output = Result<()>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let Some(work) = &mut self.work else { return Poll::Pending };
         let outcome = std::task::ready!(work.poll_unpin(context));
         self.work = None;
@@ -274,11 +346,24 @@ impl<T: Send + 'static> Future for Insist<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Insist<T> {
+impl Drop for Insist {
     fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            self.rt.spawn(work.map(drop).boxed());
+        let Some(work) = self.work.take() else { return };
+        if self.process == self.rt.process() {
+            self.rt.spawn(work.map(log_failure).boxed());
+        } else {
+            // In a child of `fork` it is the parent's: not even its memory may be given back here.
+            std::mem::forget(work);
         }
+    }
+}
+
+fn log_failure(outcome: Result<()>) {
+    match outcome {
+        Ok(()) => {}
+        // That was said when it was lost.
+        Err(error) if matches!(error.kind(), ErrorKind::Lost(_)) => {}
+        Err(error) => tracing::warn!(%error, "what was to be done in the background failed"),
     }
 }
 
@@ -302,7 +387,10 @@ impl Owed {
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        if !self.claims.is_empty() && self.session.is_ours() {
+        if !self.session.is_ours() {
+            // As for Insist.
+            std::mem::forget(self.session.clone());
+        } else if !self.claims.is_empty() {
             let claims = std::mem::take(&mut self.claims);
             self.session.in_background(self.session.give_back(claims, RELEASE_PATIENCE));
         }

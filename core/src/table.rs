@@ -21,10 +21,14 @@ use crate::{
 mod ended;
 #[cfg(test)]
 mod exhaustive;
+mod kept;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 use ended::{Ended, EndedClaims};
+pub use kept::Kept;
+pub use tally::{RANGES_MS, REASONS, Tally, Times};
 
 /// A map with less room than this keeps it.
 const ROOM_TO_KEEP: usize = 1024;
@@ -150,6 +154,7 @@ pub struct Table {
     records: HashMap<Name, Record>,
     deadlines: BTreeSet<(Millis, ClaimId, Name)>,
     ended: EndedClaims,
+    tally: Tally,
     /// Between two steps it is empty; kept for its room.
     changes: Vec<Change>,
 }
@@ -163,6 +168,7 @@ impl Table {
             records: HashMap::new(),
             deadlines: BTreeSet::new(),
             ended: EndedClaims::new(rules.remember),
+            tally: Tally::default(),
             changes: Vec::new(),
         }
     }
@@ -183,7 +189,8 @@ impl Table {
         }
         let ttl = self.rules.expires.then_some(ask.ttl);
         let record = self.records.entry(ask.name.clone()).or_default();
-        let mut turn = Turn { now, next_token: &mut self.next_token, changes: &mut self.changes };
+        let (next_token, changes, tally) = (&mut self.next_token, &mut self.changes, &mut self.tally);
+        let mut turn = Turn { now, next_token, changes, tally };
         let outcome = record.acquire(&mut turn, ask, origin, ttl);
         if outcome == Outcome::Busy {
             self.ended.remember(now, ask.claim_id, Ended::Busy);
@@ -282,6 +289,11 @@ impl Table {
         self.next_token
     }
 
+    /// What has happened in it.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// How many names are held.
     pub fn len(&self) -> usize {
         self.records.len()
@@ -301,7 +313,8 @@ impl Table {
         act: impl FnOnce(&mut Record, &mut Turn<'_>) -> R,
     ) -> Option<R> {
         let Slot::Occupied(mut slot) = self.records.entry(name.clone()) else { return None };
-        let mut turn = Turn { now, next_token: &mut self.next_token, changes: &mut self.changes };
+        let (next_token, changes, tally) = (&mut self.next_token, &mut self.changes, &mut self.tally);
+        let mut turn = Turn { now, next_token, changes, tally };
         let result = act(slot.get_mut(), &mut turn);
         if slot.get().is_idle() {
             slot.remove();

@@ -197,13 +197,12 @@ async fn a_directory_that_was_swept_away_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_file_that_is_removed_under_its_lock_gives_nobody_two_holders() {
     let dir = scratch();
-    let stop = Arc::new(AtomicBool::new(false));
-    let inside = Arc::new(AtomicU32::new(0));
+    let (removed, inside) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let remover = thread::spawn({
-        let (stop, inside, path) = (stop.clone(), inside.clone(), dir.file("a"));
+        let (removed, inside, path) = (removed.clone(), inside.clone(), dir.file("a"));
         move || {
-            let mut removed = 0;
-            while !stop.load(Ordering::Relaxed) {
+            // The kernel lets it in now and then: whoever tries in the right moment is before it.
+            while removed.load(Ordering::Relaxed) < 20 {
                 let Ok(file) = File::open(&path) else { continue };
                 file.lock().unwrap();
                 if file.metadata().unwrap().nlink() > 0
@@ -212,18 +211,17 @@ async fn a_file_that_is_removed_under_its_lock_gives_nobody_two_holders() {
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                     inside.fetch_sub(1, Ordering::SeqCst);
                     fs::remove_file(&path).unwrap();
-                    removed += 1;
+                    removed.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            removed
         }
     });
     let mut tasks = Vec::new();
     for id in 0..4 {
-        let (party, inside) = (Party::open(dir.path()), inside.clone());
+        let (party, removed, inside) = (Party::open(dir.path()), removed.clone(), inside.clone());
         tasks.push(tokio::spawn(async move {
             let mut last = 0;
-            for _ in 0..1500 {
+            while removed.load(Ordering::Relaxed) < 20 {
                 let token = party.take(&exclusive("a", id)).await.fencing_token;
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two holders");
                 assert!(token > last);
@@ -236,9 +234,7 @@ async fn a_file_that_is_removed_under_its_lock_gives_nobody_two_holders() {
     for task in tasks {
         within(task).await.unwrap();
     }
-    stop.store(true, Ordering::Relaxed);
-    // It may wait for a lock on a file that is gone, of nobody.
-    assert!(remover.join().unwrap() > 10);
+    remover.join().unwrap();
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,21 @@ import windlass
 PATIENCE = float(os.environ.get("PATIENCE", "60"))
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(scope="session")
+def server():
+    """The URL of a lock server, without a namespace."""
+    command = [sys.executable, "-m", "windlass", "serve", "--listen", "127.0.0.1:0", "--ephemeral"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stderr if "serving locks at" in line)
+        yield line.split(" at ")[1].split("/NAMESPACE")[0]
+        process.terminate()
+
+
+@pytest.fixture(params=["memory", "file", "http"])
 def url(request, tmp_path):
-    """Locks of this test alone, in memory and in files."""
+    """Locks of this test alone: in memory, in files, in a server."""
+    if request.param == "http":
+        return f"{request.getfixturevalue('server')}/{uuid.uuid4()}"
     return f"memory:{tmp_path}" if request.param == "memory" else f"file://{tmp_path}"
 
 

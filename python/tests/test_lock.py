@@ -440,7 +440,8 @@ def test_nothing_is_left_of_a_thousand_timeouts(locker):
         before = resources()
         for _ in range(1000):
             assert not lock.acquire(timeout=0.0001)
-        assert waiters(locker, "a") == 0
+        # Over a network they are given back in the background.
+        until(lambda: waiters(locker, "a") == 0)
         after = resources()
     assert after[0] <= before[0] + 2
     assert after[1] <= before[1] + 2

@@ -116,6 +116,27 @@ def test_the_default_locker_works_in_a_child(file_url):
     assert ends(python(program, WINDLASS_URL=file_url)) == "True\n"
 
 
+@needs_fork
+def test_a_lock_made_before_fork_is_taken_in_the_name_of_the_child(file_url):
+    program = """
+        import os, sys, windlass
+        lock = windlass.Lock("a")
+        def owner():
+            with lock:
+                [status] = windlass.default_locker().list("a")
+                [holder] = status.holders
+                return holder.owner
+        # The locker has said who it is, before there is a child.
+        assert owner().endswith(f":{os.getpid()}")
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if owner().endswith(f":{os.getpid()}") else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print(owner().endswith(f":{os.getpid()}"))
+    """
+    assert ends(python(program, WINDLASS_URL=file_url)) == "True\n"
+
+
 def count(url, path, times):
     locker = windlass.connect(url)
     for _ in range(times):

@@ -11,6 +11,7 @@ pub mod changing;
 pub mod exclusion;
 pub mod giving_up;
 pub mod locker_acquiring;
+pub mod locker_closing;
 pub mod locker_holding;
 pub mod locker_losing;
 pub mod locker_seeing;
@@ -59,11 +60,14 @@ macro_rules! conformance {
             locker_acquiring: a_guard_holds, timeout_says_who_holds_it, timeout_of_zero, try_acquire_does_not_wait,
                 invalid_names_are_refused, contradictions_are_refused, what_cannot_be_done_is_refused,
                 on_wait_wraps_the_wait, random_delay_is_spent_holding, lock_all_in_any_order,
-                lock_all_gives_guards_in_order, lock_all_none, a_dropped_acquire_leaves_nothing, errors_say_where;
+                lock_all_gives_guards_in_order, lock_all_none, a_dropped_acquire_leaves_nothing, errors_say_where,
+                a_timeout_names_what_was_asked_for, a_panic_in_on_acquired_leaves_nothing;
+            locker_closing: closed_is_closed, those_who_wait_are_refused,
+                a_grant_that_nobody_has_seen_is_given_back, a_grant_races_with_the_close;
             locker_holding: dropping_releases, release_is_final, hold_at_least_outlives_the_release,
                 downgrade_and_upgrade, upgrade_times_out, run_gives_the_output, detached_and_attached,
-                attached_in_another_locker, detached_is_not_released, a_wrong_ticket_is_refused,
-                a_claim_lives_longer_than_its_ttl, closed_is_closed;
+                attached_in_another_locker, a_ticket_is_for_one_guard, detached_is_not_released,
+                a_wrong_ticket_is_refused, a_claim_lives_longer_than_its_ttl;
             locker_losing: stolen_is_told_once, forced_is_told_once, release_of_a_lost_lock_says_so,
                 run_is_dropped_on_loss, max_hold_signals_then_ends, a_panic_in_a_callback_harms_nobody,
                 a_loss_harms_one_guard_only;

@@ -4,6 +4,8 @@
 pub mod conformance;
 pub mod place;
 pub mod processes;
+pub mod proxy;
+pub mod server;
 pub mod sim;
 pub mod sim_backend;
 pub mod sim_server;

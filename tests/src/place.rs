@@ -242,7 +242,7 @@ pub fn ask_as(owner: &str, name: &str, mode: Mode) -> Ask {
 }
 
 pub fn claim(ask: &Ask) -> Claim {
-    Claim { name: ask.name.clone(), id: ask.claim_id }
+    ask.claim()
 }
 
 /// A semaphore's mode.

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Mutex,
@@ -15,6 +16,24 @@ use rustix::process::{Pid, Signal, kill_process};
 use windlass::rt::thread;
 
 use crate::place::PATIENCE;
+
+/// Builds one of the Go programs in `peers` that drive lockgate. Go is needed: without it this fails, for an untested peer
+/// is none.
+pub fn go_peer(name: &str, into: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name);
+    let binary = Path::new(into).join(format!("{name}-peer"));
+    eprintln!("building {} with Go; the first time it fetches lockgate", binary.display());
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&binary)
+        .arg(".")
+        .current_dir(&folder)
+        .stdin(Stdio::null())
+        .status();
+    let built = built.unwrap_or_else(|error| panic!("these tests need Go (apt-get install golang): {error}"));
+    assert!(built.success(), "go build failed");
+    binary
+}
 
 /// A program that is driven by lines; killed when dropped.
 #[derive(Debug)]

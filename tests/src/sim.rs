@@ -23,6 +23,8 @@ use windlass::{
 
 /// Longer than any run may take in virtual time: what goes on for ever is found by this.
 const END_OF_TIME: Duration = Duration::from_secs(24 * 3600);
+/// More than happens at one instant: what goes round in circles without time passing is found by this.
+const MOST_STEPS: u32 = 1_000_000;
 /// The future that the test itself is.
 const MAIN: u64 = 0;
 
@@ -36,6 +38,8 @@ pub struct World {
 
 struct State {
     now: Duration,
+    /// How much has happened now.
+    steps: u32,
     chance: u64,
     next_id: u64,
     tasks: HashMap<u64, Task>,
@@ -109,6 +113,7 @@ impl World {
         Arc::new(Self {
             state: Mutex::new(State {
                 now: Duration::ZERO,
+                steps: 0,
                 chance: seed,
                 next_id: MAIN + 1,
                 tasks: HashMap::new(),
@@ -240,6 +245,7 @@ impl World {
                 ready.queued.remove(&id);
                 id
             };
+            self.step();
             let mut state = self.state();
             let Some(host) = state.tasks.get(&id).map(|task| task.host) else {
                 if id == MAIN {
@@ -255,6 +261,16 @@ impl World {
             }
             return Some(id);
         }
+    }
+
+    fn step(&self) {
+        let steps = {
+            let mut state = self.state();
+            state.steps += 1;
+            state.steps
+        };
+        // Only once: what is dropped on the way out may step, too.
+        assert!(steps != MOST_STEPS, "this goes round in circles");
     }
 
     fn poll_task(&self, id: u64, context: &mut Context<'_>) {
@@ -282,7 +298,9 @@ impl World {
             let next = state.alarms.first().map(|(at, _)| *at).into_iter().chain(resumptions).min();
             let next = next.expect("nothing will ever happen again, and the test is not over");
             assert!(next < END_OF_TIME, "this goes on for ever");
-            state.now = state.now.max(next);
+            if next > state.now {
+                (state.now, state.steps) = (next, 0);
+            }
             let now = state.now;
             let mut wakers = Vec::new();
             while let Some((_, id)) = state.alarms.first().copied().filter(|(at, _)| *at <= now) {
@@ -477,6 +495,7 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let world = self.world.clone();
+        world.step();
         let mut state = world.state();
         let waker = context.waker().clone();
         if self.registered {

@@ -16,7 +16,7 @@ use futures_util::{
 use windlass::{
     Backend, Capabilities, Error, ErrorKind, Holder, Locker, Mode, Name, Result, Status, Waiting,
     ask::{Ask, Claim, Grant, Happening, News, Renewal, Term},
-    backend::OnWaiting,
+    backend::{OnWaiting, in_turn},
     open_backend,
     rt::Runtime,
     table::{Granted, Origin, What},
@@ -257,18 +257,8 @@ impl Backend for SimBackend {
     }
 
     async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
-        let mut grants = Vec::new();
-        for ask in asks {
-            // After an error, what was taken stays for whoever asks again.
-            if let Some(grant) = self.acquire(ask, waiting).await? {
-                grants.push(grant);
-                continue;
-            }
-            let taken: Vec<Claim> = asks[..grants.len()].iter().map(crate::place::claim).collect();
-            self.release(&taken).await?;
-            return Ok(None);
-        }
-        Ok(Some(grants))
+        let rt: Arc<dyn Runtime> = self.0.rt.clone();
+        in_turn(self, &rt, asks, waiting).await
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {

@@ -215,7 +215,7 @@ impl Server {
         match request {
             Request::Acquire(ask) => {
                 let outcome = self.state().table.acquire(now, &ask, origin, &mut effects);
-                let claim = Claim { name: ask.name.clone(), id: ask.claim_id };
+                let claim = ask.claim();
                 // Whoever is parked by an earlier request of this claim hears of it there.
                 self.follow_up(effects);
                 self.changed();

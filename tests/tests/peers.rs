@@ -4,7 +4,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::OnceLock,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use windlass::{Guard, Locker, connect};
 use windlass_tests::{
     conformance::names::ODD_NAMES,
     place::{Folder, PATIENCE, block_on},
-    processes::Program,
+    processes::{Program, go_peer},
 };
 
 #[test]
@@ -151,22 +151,8 @@ fn hex(name: &str) -> String {
     name.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Builds the program that drives lockgate. Go is needed: without it this fails, for an untested peer is none.
+/// The program that drives lockgate.
 fn lockgate() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lockgate-peer");
-        eprintln!("building {} with Go; the first time it fetches lockgate", binary.display());
-        let built = Command::new("go")
-            .args(["build", "-o"])
-            .arg(&binary)
-            .arg(".")
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/lockgate"))
-            .stdin(Stdio::null())
-            .status();
-        let built =
-            built.unwrap_or_else(|error| panic!("these tests need Go (apt-get install golang): {error}"));
-        assert!(built.success(), "go build failed");
-        binary
-    })
+    BUILT.get_or_init(|| go_peer("lockgate", env!("CARGO_TARGET_TMPDIR")))
 }

@@ -102,6 +102,21 @@ fn a_stopped_holder_with_max_hold_knows_that_it_is_over() {
     other.rest_of("acquired 2 ");
 }
 
+/// Who asks is settled by whoever asks, not by whoever has said what is wanted.
+#[test]
+fn a_lock_made_before_a_fork_is_acquired_in_the_name_of_the_child() {
+    let machine = Machine::new();
+    let mut process = machine.process();
+    process.say("acquire 1 other exclusive");
+    process.rest_of("acquired 1 ");
+    process.say("inherit lock");
+    let inherited = process.rest_of("inherited ");
+    let (pid, owner) = inherited.split_once(' ').unwrap();
+    assert_ne!(pid, process.pid().to_string());
+    assert!(owner.ends_with(&format!(":{pid}")), "{owner} is not the child {pid}");
+    process.ask("check 1", "held 1");
+}
+
 #[test]
 fn eight_processes_take_turns() {
     let machine = Machine::new();

@@ -21,6 +21,11 @@ fn every_backend_has_its_parts() {
     };
     let connect = read("core/src/connect.rs");
     let features = section(&read("core/Cargo.toml"), "[features]");
+    let all =
+        features.lines().find(|line| line.starts_with("all-backends = ")).unwrap_or_default().to_owned();
+    let (_, schemes) = connect.split_once("const SCHEMES").unwrap();
+    let ci = read(".github/workflows/ci.yml");
+    let ci = ci.lines().find(|line| line.trim().starts_with("backend: [")).unwrap_or_default();
     let readme = read("README.md");
     for name in backends() {
         let suite = text(&format!("tests/tests/{name}.rs")).unwrap_or_default();
@@ -36,6 +41,12 @@ fn every_backend_has_its_parts() {
                 .any(|line| line.starts_with('|') && line.contains(&format!("docs/backends/{name}.md"))),
             format!("a row of the table in README.md that links to docs/backends/{name}.md"),
         );
+        want(
+            name == "memory" || all.contains(&format!("\"{name}\"")),
+            format!("{name} in the feature all-backends of core/Cargo.toml"),
+        );
+        want(schemes.contains(&format!("\"{name}")), format!("{name} in SCHEMES of core/src/connect.rs"));
+        want(ci.contains(&name), format!("{name} in the list of backends of .github/workflows/ci.yml"));
         want(
             connect.contains(&format!("backend::{name}::")),
             format!("an arm in core/src/connect.rs for {name}"),
@@ -70,7 +81,7 @@ fn every_function_of_the_suite_is_in_the_list() {
 #[test]
 fn no_file_is_too_long() {
     let mut long = Vec::new();
-    for folder in ["core/src", "cli/src", "python/src", "tests/src", "bench/src"] {
+    for folder in ["core/src", "server/src", "cli/src", "python/src", "tests/src", "bench/src"] {
         for file in files(folder, "rs") {
             let lines = fs::read_to_string(&file).unwrap().lines().count();
             if lines > MOST_LINES {

@@ -9,6 +9,7 @@ mod flock;
 mod held;
 mod lost;
 mod see;
+mod serve;
 mod signals;
 mod support;
 mod terminal;

@@ -1,4 +1,40 @@
-//! Locks in files.
+//! Locks in files. The kernel's flock(2) says who holds a lock; all else is order, numbers and news around it.
+//!
+//! ```text
+//! DIR/HASH                    the lock: locked with flock(2), also by lockgate and flock(1); says who holds it (record.rs)
+//! DIR/.windlass/HASH.queue    who stands in line: a byte a process, locked (gate.rs)
+//! DIR/.windlass/HASH.permits  who has a permit: a byte each, locked (slots.rs)
+//! DIR/.windlass/HASH.revoke   who takes the lock by force, and from whom: there only while that goes on (revoke.rs)
+//! ```
+//!
+//! A claim of this process is in one of three states, in the [`line`] of its lock and under that line's mutex:
+//!
+//! ```text
+//!            begin: free, and nobody before us
+//!   (asked) ------------------------------------> held --- end, lost ---> (gone: the file is closed)
+//!      |                                            ^
+//!      +-----> standing, in the process's queue ----+  serve
+//! ```
+//!
+//! Only the head of that queue has anything to do with other processes. [`Directory::pump`] moves it on as far as that
+//! goes without waiting: a ticket at the gate, then the lock, then a permit. What it has to wait for becomes a `Job` of a
+//! thread (waiter.rs), whatever the number of claims: at most one that the kernel queues at the gate, one for each way to
+//! lock, one that waits for permits, one that waits for a theft to end. Nobody polls.
+//!
+//! What can go wrong, and why it does no harm:
+//!
+//! - *The file is replaced or removed* between opening and locking it, or under a holder. Whoever has locked a file looks
+//!   whether the name still leads to it, and starts again if not (R25); holders hear of it and are told (watch.rs).
+//! - *The claim is given up while a thread waits for it in the kernel*, where nobody can be called back. The thread stays
+//!   there as an abandoned one; what it then gets it gives back at once, and whoever tries meanwhile and finds the lock taken
+//!   takes it from that thread (`attempt`).
+//! - *A holder or a waiter is killed*: all that says that it was there are locks, and they go with its descriptors. Flags in
+//!   the lock file that it left up are lowered by the next one who finds nothing behind them.
+//! - *A child is forked*: it closes its copies at once and unlocks nothing (`lockfile::fork`, R21).
+//! - *A notice is lost*: inotify only makes things quick; a slow look finds what was not heard (R18).
+//! - *The machine's power fails* before a record is on the disk: fencing tokens are at least the time of day, and no
+//!   record of an earlier boot is trusted for more than that (take.rs).
+//! - *The disk is full*: the record cannot be written, so the lock is not granted, and the error says so.
 
 use std::{fmt, mem::ManuallyDrop, path::Path, sync::Arc};
 
@@ -186,7 +222,7 @@ impl Backend for FileBackend {
     }
 
     async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
-        in_turn(self, asks, waiting).await
+        in_turn(self, &self.rt, asks, waiting).await
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {

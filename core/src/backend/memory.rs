@@ -1,5 +1,9 @@
-//! Locks in the memory of this process: the pure lock [`Table`] behind a mutex. Claims die with the process and so
-//! have no TTL, requests cannot get lost, and a release hands the lock to the next waiter before it returns.
+//! Locks in memory: the pure lock [`Table`] behind a mutex. A release hands the lock to the next waiter before it
+//! returns.
+//!
+//! As `memory:` the locks are a process's own: claims die with it and so have no TTL, and requests cannot get lost. As a
+//! [`MemoryStore`] they are what a lock server keeps for programs on other machines: claims live for their TTL, and
+//! ids of claims that are over are remembered.
 
 use std::{
     collections::HashMap,
@@ -19,15 +23,16 @@ use futures_util::stream::BoxStream;
 use smallvec::SmallVec;
 
 use crate::{
-    ask::{Ask, Claim, Grant, Happening, Holder, Mode, News, Renewal, Status, Waiting},
+    ask::{Ask, Claim, Grant, Happening, Holder, Mode, News, Renewal, Status, Term, Waiting},
     backend::{Backend, Capabilities, OnWaiting, in_turn},
     error::{Error, ErrorKind, Result},
     name::Name,
     rt::Runtime,
-    table::{Changed, Effect, Granted, Origin, Outcome, Rules, Table, What},
-    time::Millis,
+    table::{Changed, Effect, Granted, Kept, Origin, Outcome, Rules, Table, Tally, What},
+    time::{Millis, Moment},
 };
 
+mod expiry;
 mod spaces;
 #[cfg(test)]
 mod tests;
@@ -49,11 +54,82 @@ pub(crate) struct Memory {
     url: String,
 }
 
+/// Locks in memory whose claims live for their TTL: for a server, which grants them to programs elsewhere.
+///
+/// ```
+/// # use std::{sync::Arc, time::Duration};
+/// use windlass::{backend::MemoryStore, rt::Native, table::Rules};
+///
+/// let rules = Rules { first_token: 1, expires: true, remember: Duration::from_secs(60) };
+/// let store = MemoryStore::new(Arc::new(Native), rules);
+/// let backend = store.client("http://127.0.0.1:7420/team-a");
+/// assert!(backend.capabilities().hand_on_between_processes);
+/// ```
+#[derive(Clone, Debug)]
+pub struct MemoryStore(Arc<Space>);
+
+impl MemoryStore {
+    /// Locks that nobody holds yet.
+    pub fn new(runtime: Arc<dyn Runtime>, rules: Rules) -> Self {
+        Self(Arc::new(Space::new(runtime, rules)))
+    }
+
+    /// A client's view of them: what it [hears](Backend::hear) is about the claims that it speaks for, which are those
+    /// that it asked for or renewed last. `url` is what messages say.
+    pub fn client(&self, url: impl Into<String>) -> Arc<dyn Backend> {
+        Arc::new(Memory::open(self.0.clone(), self.0.runtime.process(), url.into()))
+    }
+
+    /// A view for those who say not who they are: it hears nothing, and nothing is kept for it to hear.
+    pub fn stranger(&self, url: impl Into<String>) -> Arc<dyn Backend> {
+        let view = Memory::open(self.0.clone(), self.0.runtime.process(), url.into());
+        self.0.lock().ears.remove(&view.origin);
+        Arc::new(view)
+    }
+
+    /// All claims, to be written down.
+    pub fn kept(&self) -> Vec<Kept> {
+        let now = self.0.runtime.monotonic();
+        self.0.lock().table.kept(now)
+    }
+
+    /// Takes up a claim that an earlier store had: see [`Table::reinstate`]. Whoever renews it speaks for it. A waiter
+    /// leaves after `grace` unless it is asked for again.
+    pub fn reinstate(&self, kept: &Kept, grace: Duration) -> bool {
+        let now = self.0.runtime.monotonic();
+        self.0.step(|state, effects| {
+            let taken = state.table.reinstate(now, kept, Origin::default(), effects).is_some();
+            let claim = Claim { name: kept.name.clone(), id: kept.claim };
+            taken | state.table.waiter_gone(now, &claim, grace)
+        })
+    }
+
+    /// The fencing token of the next grant.
+    pub fn next_token(&self) -> u64 {
+        self.0.lock().table.next_token()
+    }
+
+    /// How many names are held, and what has happened.
+    pub fn counted(&self) -> (usize, Tally) {
+        let state = self.0.lock();
+        (state.table.len(), *state.table.tally())
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().table.is_empty()
+    }
+}
+
 /// A set of names.
 pub(super) struct Space {
     runtime: Arc<dyn Runtime>,
+    /// Claims live for their TTL.
+    expires: bool,
     state: Mutex<State>,
     next_origin: AtomicU64,
+    /// Rings when a claim is due earlier than the task that ends claims knows.
+    sooner: Event,
 }
 
 struct State {
@@ -65,6 +141,8 @@ struct State {
     /// Between two steps these two are empty; the effects are kept for their room.
     effects: Vec<Effect>,
     calls: Calls,
+    /// When the task that ends claims looks next; `None`: there is no such task.
+    looks_at: Option<Millis>,
 }
 
 type Sleepers = SmallVec<[oneshot::Sender<Granted>; 1]>;
@@ -90,7 +168,7 @@ impl Memory {
     #[allow(dead_code, reason = "for tests and for hosts that bring their own locker")]
     pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
         let process = runtime.process();
-        Self::open(Arc::new(Space::new(runtime)), process, "memory:".to_owned())
+        Self::open(Arc::new(Space::of_this_process(runtime)), process, "memory:".to_owned())
     }
 
     /// The locks of this process under `name`; the empty name is the one that everybody uses.
@@ -107,7 +185,7 @@ impl Memory {
     }
 
     /// The locks, unless they were inherited by `fork`.
-    fn space(&self) -> Result<&Space> {
+    fn space(&self) -> Result<&Arc<Space>> {
         if self.is_inherited() {
             return Err(Error::new(
                 ErrorKind::Closed,
@@ -126,21 +204,37 @@ impl Memory {
     fn step<R>(&self, name: &Name, act: impl FnOnce(&mut State, Millis, &mut Vec<Effect>) -> R) -> Result<R> {
         let space = self.space()?;
         let now = space.runtime.monotonic();
-        let mut state = space.lock();
-        let mut effects = take(&mut state.effects);
-        let result = act(&mut state, now, &mut effects);
-        state.follow_up(name, &mut effects);
-        state.effects = effects;
-        let calls = take(&mut state.calls);
-        drop(state);
-        calls.make();
-        Ok(result)
+        Ok(space.step(|state, effects| {
+            let result = act(state, now, effects);
+            state.watch_out(name);
+            result
+        }))
     }
 
-    /// Waits for the grant that the table owes this claim.
+    /// A grant, as its holder may believe in it if it was asked for `since`.
+    fn grant(&self, granted: Granted, since: Option<Moment>) -> Grant {
+        let lease = since.zip(granted.ttl).map(|(counted_from, ttl)| Term { counted_from, ttl });
+        Grant { fencing_token: granted.fencing_token, mode: granted.mode, lease }
+    }
+
+    /// Now, where claims live for their TTL.
+    fn now(&self) -> Result<Option<Moment>> {
+        let space = self.space()?;
+        Ok(space.expires.then(|| space.runtime.now()))
+    }
+
+    /// Waits for the grant that the table owes this claim. Its term may have begun long ago, unless somebody took it up.
     async fn sleep(&self, claim: &Claim, granted: oneshot::Receiver<Granted>) -> Result<Grant> {
         match granted.await {
-            Ok(granted) => Ok(grant(granted)),
+            Ok(granted) => {
+                // The grant began when it was sent here. Whoever was slow to wake asks again and gets all of its TTL.
+                let Some(since) = self.now()? else { return Ok(self.grant(granted, None)) };
+                let space = self.space()?;
+                let renewed = space.lock().table.renew(space.runtime.monotonic(), claim, self.origin);
+                renewed
+                    .map(|granted| self.grant(granted, Some(since)))
+                    .ok_or_else(|| self.not_held(&claim.name, "the claim was lost before anybody took it up"))
+            }
             Err(oneshot::Canceled) => {
                 Err(self.not_held(&claim.name, "the claim was released or changed while it waited"))
             }
@@ -162,9 +256,9 @@ impl Backend for Memory {
             upgrade: true,
             steal: true,
             force_release: true,
-            // All clients live in this process.
+            // All clients live in this process, or speak through it.
             fair_between_processes: true,
-            hand_on_between_processes: false,
+            hand_on_between_processes: self.space.expires,
             forgets_names: true,
         }
     }
@@ -174,7 +268,8 @@ impl Backend for Memory {
     }
 
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
-        let claim = Claim { name: ask.name.clone(), id: ask.claim_id };
+        let since = self.now()?;
+        let claim = ask.claim();
         let asked = self.step(&ask.name, |state, now, effects| {
             match state.table.acquire(now, ask, self.origin, effects) {
                 Outcome::Granted(granted) => {
@@ -196,7 +291,7 @@ impl Backend for Memory {
             }
         })?;
         match asked {
-            Asked::Granted(granted) => Ok(Some(grant(granted))),
+            Asked::Granted(granted) => Ok(Some(self.grant(granted, since))),
             Asked::Busy => Ok(None),
             Asked::Over => Err(self.not_held(&ask.name, "this claim was released before")),
             Asked::Queued(granted, why) => {
@@ -207,15 +302,16 @@ impl Backend for Memory {
     }
 
     async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
-        in_turn(self, asks, waiting).await
+        in_turn(self, &self.space()?.runtime, asks, waiting).await
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
+        let since = self.now()?;
         let space = self.space()?;
         let now = space.runtime.monotonic();
         let mut state = space.lock();
         let renewed = claims.iter().map(|claim| match state.table.renew(now, claim, self.origin) {
-            Some(granted) => Renewal::Renewed(grant(granted)),
+            Some(granted) => Renewal::Renewed(self.grant(granted, since)),
             None => Renewal::NotHeld,
         });
         Ok(renewed.collect())
@@ -232,6 +328,7 @@ impl Backend for Memory {
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
+        let since = self.now()?;
         let (changed, granted) = self.step(&claim.name, |state, now, effects| {
             let changed = state.table.change(now, claim, to, effects);
             match changed {
@@ -245,7 +342,7 @@ impl Backend for Memory {
             }
         })?;
         match (changed, granted) {
-            (Changed::Done(granted), _) => Ok(grant(granted)),
+            (Changed::Done(granted), _) => Ok(self.grant(granted, since)),
             (Changed::Refused { from }, _) => {
                 let message =
                     format!("a claim that is {from} cannot become {to}: only an upgradable one can");
@@ -298,11 +395,14 @@ impl Drop for Memory {
 }
 
 impl Space {
-    pub(super) fn new(runtime: Arc<dyn Runtime>) -> Self {
+    pub(super) fn of_this_process(runtime: Arc<dyn Runtime>) -> Self {
         // Tokens grow over restarts of the process as the wall clock does (rule R14); nobody takes and gives back locks
         // at more than one a microsecond for all of a process's life.
         let first_token = u64::try_from(runtime.now().wall.as_micros()).unwrap_or(u64::MAX / 2).max(1);
-        let rules = Rules { first_token, expires: false, remember: Duration::ZERO };
+        Self::new(runtime, Rules { first_token, expires: false, remember: Duration::ZERO })
+    }
+
+    fn new(runtime: Arc<dyn Runtime>, rules: Rules) -> Self {
         let state = State {
             table: Table::new(rules),
             sleepers: HashMap::new(),
@@ -310,8 +410,30 @@ impl Space {
             watches: Vec::new(),
             effects: Vec::new(),
             calls: Calls::default(),
+            looks_at: None,
         };
-        Self { runtime, state: Mutex::new(state), next_origin: AtomicU64::new(1) }
+        Self {
+            runtime,
+            expires: rules.expires,
+            state: Mutex::new(state),
+            next_origin: AtomicU64::new(1),
+            sooner: Event::new(),
+        }
+    }
+
+    /// Some change of the table, and then, with the mutex free again, the wake-ups that follow from it.
+    fn step<R>(self: &Arc<Self>, act: impl FnOnce(&mut State, &mut Vec<Effect>) -> R) -> R {
+        let mut state = self.lock();
+        let mut effects = take(&mut state.effects);
+        let result = act(&mut state, &mut effects);
+        state.follow_up(&mut effects);
+        state.effects = effects;
+        let calls = take(&mut state.calls);
+        let due = if self.expires { state.due_sooner() } else { None };
+        drop(state);
+        calls.make();
+        due.into_iter().for_each(|due| self.look_sooner(due));
+        result
     }
 
     /// A panic of another thread does not make the locks unusable for everybody.
@@ -360,7 +482,7 @@ impl State {
         }
     }
 
-    fn follow_up(&mut self, name: &Name, effects: &mut Vec<Effect>) {
+    fn follow_up(&mut self, effects: &mut Vec<Effect>) {
         for Effect { claim, origin, what } in effects.drain(..) {
             match what {
                 What::Granted(granted) => {
@@ -377,10 +499,13 @@ impl State {
                     self.say(claim, origin, Happening::Lost(reason));
                 }
                 What::Contended => self.say(claim, origin, Happening::Contended),
-                // Claims have no deadlines here.
-                What::Left => {}
+                What::Left => self.dismiss(&claim),
             }
         }
+    }
+
+    /// Those who watch this name have something to look at.
+    fn watch_out(&mut self, name: &Name) {
         if !self.watches.is_empty() {
             self.watches.retain(|watch| watch.strong_count() > 0);
             let concerned =
@@ -415,8 +540,4 @@ impl Calls {
             watch.hint();
         }
     }
-}
-
-fn grant(granted: Granted) -> Grant {
-    Grant { fencing_token: granted.fencing_token, mode: granted.mode, lease: None }
 }

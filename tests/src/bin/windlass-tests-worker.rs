@@ -8,6 +8,7 @@
 //! release ID                          -> "released ID" or "error ..."
 //! turns NAME MODE SECONDS HOLD_US     -> "turns COUNT", after so long
 //! count                               -> "count DESCRIPTORS THREADS"
+//! inherit NAME                        -> "inherited PID OWNER": a child acquires a lock that was made before the fork
 //! ```
 //! While it holds in `turns` it writes `from to mode token` to the log, by the clock that all processes share.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
@@ -15,12 +16,15 @@
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
-    io::{Write, stdin},
+    io::{Write, stdin, stdout},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    process::{Pid, WaitOptions, waitpid},
+    time::{ClockId, clock_gettime},
+};
 use windlass::{
     Guard, Lock, Locker, connect,
     rt::{Native, Runtime, thread},
@@ -74,9 +78,31 @@ fn main() {
                 let count = |of: &str| std::fs::read_dir(format!("/proc/self/{of}")).unwrap().count();
                 println!("count {} {}", count("fd"), count("task"));
             }
+            "inherit" => inherit(&locker, &words[1]),
             other => panic!("unknown command {other:?}"),
         }
     }
+}
+
+unsafe extern "C" {
+    fn fork() -> i32;
+}
+
+fn inherit(locker: &Locker, name: &str) {
+    let lock = locker.lock(name);
+    // Another thread that had it at the moment of the fork would have it in the child for ever.
+    let _output = stdout().lock();
+    // SAFETY: windlass promises to stand it, and nothing else that a thread could be busy with is used in the child.
+    let child = unsafe { fork() };
+    if child == 0 {
+        let guard = block_on(lock).unwrap();
+        let owner = block_on(locker.list(name)).unwrap().remove(0).holders.remove(0).owner.owner;
+        println!("inherited {} {owner}", std::process::id());
+        block_on(guard.release()).unwrap();
+        std::process::exit(0);
+    }
+    let (_, status) = waitpid(Pid::from_raw(child), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0));
 }
 
 fn turns(locker: &Locker, log: &File, words: &[String]) -> u32 {

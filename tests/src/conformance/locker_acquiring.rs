@@ -2,10 +2,12 @@
 
 use std::{
     future::IntoFuture,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use windlass::{ErrorKind, Locker, Mode};
 
 use crate::place::{Place, polled, task, yield_now};
@@ -222,8 +224,12 @@ pub async fn lock_all_none(place: &dyn Place) {
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     place
         .until("the others are free", async || {
-            let free = one.lock_all(["a", "c"]).try_acquire().await.unwrap();
-            free.is_some()
+            let Some(free) = one.lock_all(["a", "c"]).try_acquire().await.unwrap() else { return false };
+            for guard in free {
+                // Dropped, it would be released in the background, and not yet be free below.
+                guard.release().await.unwrap();
+            }
+            true
         })
         .await;
     guard.release().await.unwrap();
@@ -261,6 +267,40 @@ pub async fn errors_say_where(place: &dyn Place) {
     let text = error.to_string();
     assert!(text.contains("a\\nlock") && !text.contains('\n'), "{text}");
     guard.release().await.unwrap();
+}
+
+pub async fn a_timeout_names_what_was_asked_for(place: &dyn Place) {
+    let (one, two) = (place.locker(), place.locker());
+    let guard = one.lock("second").await.unwrap();
+    let error = place.soon("a timeout", two.lock("second").timeout(SHORT).into_future()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert_eq!(error.lock().map(windlass::Name::as_str), Some("second"));
+    let names = ["third", "first", "second"];
+    let all = two.lock_all(names).with(|lock| lock.timeout(SHORT));
+    let error = place.soon("a timeout", all.into_future()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert_eq!(error.lock(), None, "it is not about one of them");
+    assert_eq!(error.backend(), Some(&*one.url().unwrap()));
+    let text = error.to_string();
+    assert!(names.iter().all(|name| text.contains(name)), "{text}");
+    guard.release().await.unwrap();
+}
+
+/// It runs where the program waits, so its panic is the program's.
+pub async fn a_panic_in_on_acquired_leaves_nothing(place: &dyn Place) {
+    let (one, two) = (place.locker(), place.locker());
+    let panics = |_: &windlass::Notice| std::panic::resume_unwind(Box::new("the program's own"));
+    let acquire = async { drop(one.lock("a").on_acquired(panics).await) };
+    let unwound = place.soon("the panic", AssertUnwindSafe(acquire).catch_unwind()).await;
+    assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"the program's own"));
+    let acquire = async { drop(one.lock_all(["a", "b"]).with(|lock| lock.on_acquired(panics)).await) };
+    let unwound = place.soon("the panic", AssertUnwindSafe(acquire).catch_unwind()).await;
+    assert!(unwound.is_err());
+    place
+        .until("they are free", async || two.lock_all(["a", "b"]).try_acquire().await.unwrap().is_some())
+        .await;
+    one.close().await.unwrap();
+    assert_eq!(one.metrics().unwrap().lost_session_ended, 0, "still held as far as the locker knows");
 }
 
 async fn free_of_waiters(place: &dyn Place, locker: &Locker) {

@@ -149,6 +149,21 @@ pub async fn attached_in_another_locker(place: &dyn Place) {
     assert!(third.lock("lock").try_acquire().await.unwrap().is_some());
 }
 
+pub async fn a_ticket_is_for_one_guard(place: &dyn Place) {
+    let (one, two) = (place.locker(), place.locker());
+    let ticket = one.lock("lock").await.unwrap().detach().unwrap();
+    let guard = place.soon("attaching", one.attach(&ticket)).await.unwrap();
+    for _ in 0..2 {
+        let error = place.soon("a refusal", one.attach(&ticket)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert_eq!(error.lock().map(windlass::Name::as_str), Some("lock"));
+    }
+    guard.check().unwrap();
+    assert!(two.lock("lock").try_acquire().await.unwrap().is_none());
+    guard.release().await.unwrap();
+    assert!(two.lock("lock").try_acquire().await.unwrap().is_some());
+}
+
 pub async fn detached_is_not_released(place: &dyn Place) {
     let (one, two) = (place.locker(), place.locker());
     let ticket = one.lock("lock").await.unwrap().detach().unwrap();
@@ -179,17 +194,4 @@ pub async fn a_claim_lives_longer_than_its_ttl(place: &dyn Place) {
     guard.check().unwrap();
     guard.release().await.unwrap();
     place.soon("the next", waiter).await.unwrap().release().await.unwrap();
-}
-
-pub async fn closed_is_closed(place: &dyn Place) {
-    let (one, two) = (place.locker(), place.locker());
-    let guard = one.lock("lock").await.unwrap();
-    let clone = one.clone();
-    place.soon("closing", one.close()).await.unwrap();
-    assert!(!guard.is_held());
-    assert_eq!(guard.check().unwrap_err().lost_reason(), Some(windlass::LostReason::SessionEnded));
-    assert!(two.lock("lock").try_acquire().await.unwrap().is_some());
-    let error = clone.lock("lock").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-    place.soon("closing twice", one.close()).await.unwrap();
 }

@@ -15,5 +15,9 @@ mod suite {
     conformance!(start);
 }
 
-mod rules;
+mod asking;
+mod changing;
+mod leases;
+mod releasing;
+mod setting;
 mod soak;

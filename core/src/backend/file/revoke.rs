@@ -296,7 +296,7 @@ impl Directory {
             let mut left: Vec<u32> = others.iter().map(|(pid, _)| *pid).collect();
             let waited = self.rt.now().since(begun);
             left.retain(|pid| {
-                // A holder unlocks first and answers then; one that has died does not answer.
+                // A holder answers first and unlocks then; one that has died does not answer.
                 let holds = holding.iter().any(|(holding, _)| holding == pid);
                 let may_answer = waited < ANSWER_WITHIN && Path::new(&format!("/proc/{pid}")).exists();
                 answers.iter().all(|answer| answer.pid != *pid) && (holds || may_answer)

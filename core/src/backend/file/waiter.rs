@@ -1,4 +1,5 @@
-//! The threads that wait in the kernel for a line of this process: at most one at the gate and one for each way to lock.
+//! The threads that wait in the kernel for a line of this process: at most one at the gate, one for each way to lock, one
+//! for permits and one for a theft to end.
 
 use std::sync::Arc;
 

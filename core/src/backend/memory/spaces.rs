@@ -31,7 +31,7 @@ pub(super) fn find(name: &str, runtime: Arc<dyn Runtime>) -> Arc<Space> {
         return space;
     }
     spaces.retain(|_, space| space.strong_count() > 0);
-    let space = Arc::new(Space::new(runtime));
+    let space = Arc::new(Space::of_this_process(runtime));
     spaces.insert(name.to_owned(), Arc::downgrade(&space));
     space
 }

@@ -1,0 +1,445 @@
+//! Locks in a lock server, by its own protocol ([`protocol`](crate::protocol)).
+//!
+//! - **An acquire** is one request where the lock is free. Otherwise the server answers at once whom one waits for and at which
+//!   place, and the next request is held open until the grant, for a minute at a time. The claim id makes asking again safe: the server finds the place in the queue, or
+//!   the grant whose answer was lost (R11). A dropped future gives the request up; the server keeps the place for two
+//!   seconds, and the `release` that the dropper owes ends it at once.
+//! - **A term** counts from when its request was sent, plus the time for which the server says it held the request
+//!   before it granted (R1): the grant cannot have begun earlier.
+//! - **Renewal** is one parked request for all claims: the server answers it when they are due, or at once with news.
+//!   A claim that was granted since it was parked is renewed by the keeper in time, and is in the next one.
+//! - **A server that was ended abruptly** has forgotten its claims and asks for the proofs that came with their grants; it is
+//!   shown those of the claims that are still held here, and no others (R9).
+//! - **No answer** is [`Unavailable`](ErrorKind::Unavailable), whoever in between failed; what it means for a claim the
+//!   lease rules decide. Requests for renewals and releases wait for no other: each has a connection or stream of its own.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use event_listener::Event;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Backend, Capabilities, OnWaiting};
+use crate::{
+    ask::{Ask, Claim, Grant, Happening, Holder, Mode, News, Owner, Renewal, Status, Term},
+    error::{Error, ErrorKind, LostReason, Result},
+    name::{ClaimId, Name},
+    protocol::{self, Acquire, AcquireAll, Acquired, ClaimRef, Problem, Proven, Terms, kind_of, millis},
+    rt::Runtime,
+    table::Kept,
+    time::Moment,
+    transport::{Request, Response, Streamed, Transport},
+};
+
+/// How long requests of an acquire are held open, but for the first one.
+const WAIT: Duration = Duration::from_secs(60);
+/// How much longer than that the answer may take.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long an answer may take that nothing is waited for.
+const AT_ONCE: Duration = Duration::from_secs(10);
+/// The longest that a renewal is parked.
+const LONGEST_PARK: Duration = Duration::from_secs(60);
+
+/// Locks in a lock server.
+pub struct HttpBackend {
+    transport: Arc<dyn Transport>,
+    rt: Arc<dyn Runtime>,
+    /// The server and the namespace, without credentials.
+    url: String,
+    /// Where the protocol's requests go: ends with a slash.
+    base: String,
+    token: Option<String>,
+    /// Who the server knows us as.
+    client: ClaimId,
+    /// What was granted: what parked renewals are about, and what is shown to a server that has forgotten it.
+    held: Mutex<BTreeMap<ClaimId, Proven>>,
+    /// Rings when that is no longer nothing.
+    begun: Event,
+}
+
+impl HttpBackend {
+    /// The locks of a namespace: `url` is `http(s)://HOST[:PORT][/PREFIX]/NAMESPACE`, without credentials or options.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] when the URL makes no sense.
+    pub fn new(
+        url: &str,
+        token: Option<String>,
+        transport: Arc<dyn Transport>,
+        rt: Arc<dyn Runtime>,
+    ) -> Result<Self> {
+        let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
+        let url = url.trim_end_matches('/');
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return invalid("the host is missing: write http://HOST:PORT/NAMESPACE");
+        };
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if host.is_empty() {
+            return invalid("the host is missing: write http://HOST:PORT/NAMESPACE");
+        }
+        if host.contains('@') {
+            return invalid("credentials do not belong in the URL: give a token, or set WINDLASS_TOKEN");
+        }
+        let (prefix, namespace) = path.rsplit_once('/').unwrap_or(("", path));
+        let namespace = if namespace.is_empty() { protocol::DEFAULT_NAMESPACE } else { namespace };
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        let base = format!("{scheme}://{host}{slash}{prefix}/v1/{namespace}/");
+        let client = ClaimId::from_u128(rt.random());
+        Ok(Self {
+            transport,
+            rt,
+            url: url.to_owned(),
+            base,
+            token,
+            client,
+            held: Mutex::default(),
+            begun: Event::new(),
+        })
+    }
+
+    fn request(&self, method: &'static str, path: &str, body: Vec<u8>, timeout: Duration) -> Request {
+        Request { method, url: format!("{}{path}", self.base), token: self.token.clone(), body, timeout }
+    }
+
+    /// Asks, and reads the answer.
+    async fn post<A: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<A> {
+        let body = serde_json::to_vec(question)
+            .map_err(|e| Error::new(ErrorKind::Internal, "a question cannot be written").with_source(e))?;
+        let answer = self.transport.send(self.request("POST", path, body, timeout)).await;
+        answer.and_then(|response| read(&response)).map_err(|error| error.with_backend(&self.url))
+    }
+
+    /// Waits for the grant of a question that the server may hold open, asking again as often as need be.
+    async fn granted<G: DeserializeOwned, Q: Serialize>(
+        &self,
+        path: &str,
+        waiting: OnWaiting<'_>,
+        question: impl Fn(Duration) -> Q,
+    ) -> Result<Option<(G, Moment)>> {
+        let mut wait = Duration::ZERO;
+        loop {
+            let sent = self.rt.now();
+            match self.post(path, &question(wait), wait + GRACE).await? {
+                Acquired::Granted { grant, held_ms } => {
+                    return Ok(Some((grant, sent.plus(Duration::from_millis(held_ms)))));
+                }
+                Acquired::Waiting(why) => waiting(why),
+                Acquired::Busy => return Ok(None),
+            }
+            wait = WAIT;
+        }
+    }
+
+    /// The error of an answer that does not fit what was asked.
+    fn another_question(&self) -> Error {
+        Error::new(ErrorKind::Storage, "the server answers another question").with_backend(&self.url)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ClaimId, Proven>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers what was granted; `owner`: to whom, where it is new.
+    fn grant(
+        &self,
+        claim: &Claim,
+        owner: Option<&Owner>,
+        grant: protocol::Grant,
+        counted_from: Moment,
+    ) -> Grant {
+        let lease = grant.ttl_ms.map(|ttl| Term { counted_from, ttl: Duration::from_millis(ttl) });
+        let mut held = self.held();
+        let first = held.is_empty();
+        let kept = &mut held.entry(claim.id).or_insert_with(|| Proven {
+            kept: Kept {
+                name: claim.name.clone(),
+                claim: claim.id,
+                mode: grant.mode,
+                ttl_ms: grant.ttl_ms.unwrap_or(millis(LONGEST_PARK) * 3),
+                fencing_token: None,
+                owner: owner.cloned().unwrap_or_default(),
+                for_ms: 0,
+            },
+            proof: String::new(),
+        });
+        kept.kept.mode = grant.mode;
+        kept.kept.fencing_token = Some(grant.fencing_token);
+        // One that has none is known to the server by what came before.
+        if let Some(proof) = grant.proof {
+            kept.proof = proof;
+        }
+        drop(held);
+        if first {
+            self.begun.notify(usize::MAX);
+        }
+        Grant { fencing_token: grant.fencing_token, mode: grant.mode, lease }
+    }
+
+    fn proofs(&self, claims: &[Claim]) -> Vec<Proven> {
+        let held = self.held();
+        let known = claims.iter().filter_map(|claim| held.get(&claim.id));
+        known.filter(|proven| !proven.proof.is_empty()).cloned().collect()
+    }
+
+    fn forget(&self, claim: ClaimId) {
+        self.held().remove(&claim);
+    }
+
+    fn renewal(&self, claim: &Claim, renewal: protocol::Renewal, counted_from: Moment) -> Renewal {
+        let outcome = match renewal {
+            protocol::Renewal::Held(grant) => {
+                return Renewal::Renewed(self.grant(claim, None, grant, counted_from));
+            }
+            protocol::Renewal::Unknown(problem) => return Renewal::Unknown(problem.into_error()),
+            protocol::Renewal::Lost { reason } => Renewal::Lost(reason),
+            protocol::Renewal::NotHeld => Renewal::NotHeld,
+        };
+        self.forget(claim.id);
+        outcome
+    }
+
+    /// One renewal; with `park`, one that is answered when it is due or when there is news.
+    async fn renew_all(
+        &self,
+        claims: &[Claim],
+        park: Option<Duration>,
+    ) -> Result<(Vec<Renewal>, Vec<protocol::News>)> {
+        let mut question = protocol::Renew {
+            client: Some(self.client),
+            claims: claims.iter().map(ClaimRef::from).collect(),
+            park_ms: park.map(millis),
+            proven: Vec::new(),
+        };
+        let timeout = park.map_or(AT_ONCE, |park| park + GRACE);
+        let mut sent = self.rt.now();
+        let mut answer: protocol::Renewed = self.post("renew", &question, timeout).await?;
+        if answer.prove {
+            // Once: what is not held then is lost.
+            question.proven = self.proofs(claims);
+            sent = self.rt.now();
+            answer = self.post("renew", &question, timeout).await?;
+        }
+        if answer.claims.len() != claims.len() {
+            return Err(self.another_question());
+        }
+        let counted_from = sent.plus(Duration::from_millis(answer.held_ms));
+        let renewals = claims.iter().zip(answer.claims);
+        let renewals = renewals.map(|(claim, renewal)| self.renewal(claim, renewal, counted_from)).collect();
+        Ok((renewals, answer.news))
+    }
+}
+
+impl fmt::Debug for HttpBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpBackend").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Backend for HttpBackend {
+    fn capabilities(&self) -> Capabilities {
+        // Of a server that keeps its locks itself. One over a store that can do less says so when it is asked.
+        Capabilities {
+            shared: true,
+            permit: true,
+            downgrade: true,
+            upgrade: true,
+            steal: true,
+            force_release: true,
+            fair_between_processes: true,
+            hand_on_between_processes: true,
+            forgets_names: true,
+        }
+    }
+
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
+        let claim = ask.claim();
+        let question = |wait| Acquire { claim: (&claim).into(), terms: Terms::of(ask, self.client, wait) };
+        let granted = self.granted::<protocol::Grant, _>("acquire", waiting, question).await?;
+        Ok(granted.map(|(grant, from)| self.grant(&claim, Some(&ask.owner), grant, from)))
+    }
+
+    async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
+        let Some(first) = asks.first() else { return Ok(Some(Vec::new())) };
+        let claims: Vec<Claim> = asks.iter().map(Ask::claim).collect();
+        let question = |wait| AcquireAll {
+            claims: claims.iter().map(ClaimRef::from).collect(),
+            terms: Terms::of(first, self.client, wait),
+        };
+        let granted = self.granted::<Vec<protocol::Grant>, _>("acquire-all", waiting, question).await?;
+        let Some((grants, from)) = granted else { return Ok(None) };
+        if grants.len() != claims.len() {
+            return Err(self.another_question());
+        }
+        let grants = claims.iter().zip(grants);
+        Ok(Some(grants.map(|(claim, grant)| self.grant(claim, Some(&first.owner), grant, from)).collect()))
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
+        Ok(self.renew_all(claims, None).await?.0)
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Result<()> {
+        for claim in claims {
+            self.forget(claim.id);
+        }
+        let question = protocol::Release { claims: claims.iter().map(ClaimRef::from).collect() };
+        self.post::<serde_json::Value>("release", &question, AT_ONCE).await.map(drop)
+    }
+
+    async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
+        let question = |wait| protocol::Change { claim: claim.into(), to, wait_ms: Some(millis(wait)) };
+        let granted = self.granted::<protocol::Grant, _>("change", &|_| (), question).await?;
+        let (grant, from) = granted.ok_or_else(|| self.another_question())?;
+        Ok(self.grant(claim, None, grant, from))
+    }
+
+    async fn hear(&self) -> Result<Vec<News>> {
+        loop {
+            let begun = self.begun.listen();
+            let held: Vec<(Claim, Duration)> = {
+                let held = self.held();
+                let one = |proven: &Proven| {
+                    let claim = Claim { name: proven.kept.name.clone(), id: proven.kept.claim };
+                    (claim, Duration::from_millis(proven.kept.ttl_ms))
+                };
+                held.values().map(one).collect()
+            };
+            let Some(shortest) = held.iter().map(|(_, ttl)| *ttl).min() else {
+                begun.await;
+                continue;
+            };
+            let claims: Vec<Claim> = held.into_iter().map(|(claim, _)| claim).collect();
+            let (renewals, told) = self.renew_all(&claims, Some((shortest / 3).min(LONGEST_PARK))).await?;
+            let mut news: Vec<News> = told
+                .into_iter()
+                .map(|news| News {
+                    claim: news.claim.into(),
+                    what: match news.what {
+                        protocol::Happening::Lost { reason } => Happening::Lost(reason),
+                        protocol::Happening::Contended => Happening::Contended,
+                    },
+                })
+                .collect();
+            let told_lost = |claim: &Claim| {
+                news.iter().any(|news| news.claim == *claim && matches!(news.what, Happening::Lost(_)))
+            };
+            let mut renewed = Vec::with_capacity(claims.len());
+            for (claim, renewal) in claims.into_iter().zip(renewals) {
+                let what = match renewal {
+                    Renewal::Renewed(grant) => Happening::Renewed(grant),
+                    // Why was said in the news.
+                    _ if told_lost(&claim) => continue,
+                    Renewal::Lost(reason) => Happening::Lost(reason),
+                    Renewal::NotHeld => Happening::Lost(LostReason::Expired),
+                    Renewal::Unknown(_) => continue,
+                };
+                renewed.push(News { claim, what });
+            }
+            news.append(&mut renewed);
+            return Ok(news);
+        }
+    }
+
+    async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
+        let path = format!("locks?prefix={}", percent_encode(prefix));
+        let answer = self.transport.send(self.request("GET", &path, Vec::new(), AT_ONCE)).await;
+        let locks: protocol::Locks =
+            answer.and_then(|response| read(&response)).map_err(|error| error.with_backend(&self.url))?;
+        Ok(locks.locks)
+    }
+
+    async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
+        let question = protocol::ForceRelease { name: name.clone(), fencing_token };
+        let answer: protocol::ForceReleased = self.post("force-release", &question, AT_ONCE).await?;
+        Ok(answer.taken_from)
+    }
+
+    async fn changes(&self, prefix: &str) -> Result<BoxStream<'static, Result<()>>> {
+        let path = format!("events?prefix={}", percent_encode(prefix));
+        let request = self.request("GET", &path, Vec::new(), AT_ONCE);
+        let url = self.url.clone();
+        match self.transport.stream(request).await.map_err(|error| error.with_backend(&self.url))? {
+            Streamed::Refused(response) => Err(refusal(&response).with_backend(&self.url)),
+            Streamed::Body(body) => {
+                // Each event is a hint; lines that begin with a colon keep the connection open and say nothing.
+                let hints = body.filter_map(move |piece| {
+                    let hint = match piece {
+                        Ok(piece) => piece.windows(5).any(|part| part == b"data:").then_some(Ok(())),
+                        Err(error) => Some(Err(error.with_backend(&url))),
+                    };
+                    async move { hint }
+                });
+                let over = Error::new(ErrorKind::Unavailable, "the server ended the stream of events");
+                let over = over.with_backend(&self.url);
+                Ok(hints.chain(stream::once(async move { Err(over) })).boxed())
+            }
+        }
+    }
+}
+
+fn read<A: DeserializeOwned>(response: &Response) -> Result<A> {
+    if !(200..300).contains(&response.status) {
+        return Err(refusal(response));
+    }
+    // An answer to a release says nothing.
+    let body: &[u8] = if response.body.is_empty() { b"null" } else { &response.body };
+    serde_json::from_slice(body).map_err(|e| {
+        let message = "what answers there is not a Windlass server of this version: look at the URL";
+        Error::new(ErrorKind::Storage, message).with_source(e)
+    })
+}
+
+/// The error that a status other than 200 is.
+fn refusal(response: &Response) -> Error {
+    let problem: Option<Problem> = serde_json::from_slice(&response.body).ok();
+    let error = match problem.filter(|problem| !problem.kind.is_empty()) {
+        Some(problem) => problem.into_error(),
+        None => {
+            let status = response.status;
+            let message = match status {
+                404 => format!("HTTP status {status}: there is no Windlass server at this URL"),
+                301 | 302 | 307 | 308 => {
+                    format!("HTTP status {status}: the server has moved; use its new URL")
+                }
+                _ => format!("HTTP status {status}"),
+            };
+            Error::new(kind_of(status), message)
+        }
+    };
+    match (error.retry_after(), response.retry_after) {
+        (None, Some(after)) => error.with_retry_after(after),
+        _ => error,
+    }
+}
+
+/// For the value of a query.
+fn percent_encode(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(byte.into());
+        } else {
+            // Writing to a String cannot fail.
+            let _ = fmt::Write::write_fmt(&mut encoded, format_args!("%{byte:02X}"));
+        }
+        encoded
+    })
+}

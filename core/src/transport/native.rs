@@ -1,0 +1,192 @@
+//! Requests by reqwest, on the runtime's background thread: a renewal goes out also while the program is busy.
+
+use std::{error::Error as StdError, path::PathBuf, sync::Arc};
+
+use futures_channel::{mpsc, oneshot};
+use futures_util::{
+    FutureExt, SinkExt, StreamExt,
+    future::{AbortHandle, Abortable, BoxFuture},
+};
+use reqwest::{Certificate, Client, header};
+
+use super::{Duration, Request, Response, Streamed, Transport};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    rt::Runtime,
+};
+
+/// How long a connection may take: shorter than a try of a renewal with the default TTL.
+const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
+/// The longest answer that is read.
+const MOST: usize = 16 * 1024 * 1024;
+
+/// Whom to trust besides the system's authorities, and who we are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tls {
+    /// A file of certificates in PEM.
+    pub(crate) ca: Option<PathBuf>,
+    /// A file with our certificate and its key in PEM.
+    pub(crate) identity: Option<PathBuf>,
+}
+
+/// A client with its connections.
+#[derive(Debug)]
+pub(crate) struct Native {
+    client: Client,
+    rt: Arc<dyn Runtime>,
+}
+
+impl Native {
+    pub(crate) fn new(tls: &Tls, rt: Arc<dyn Runtime>) -> Result<Self> {
+        // One of a process; whoever was earlier has chosen.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(concat!("windlass/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_WITHIN)
+            .tcp_nodelay(true)
+            // Shorter than what servers and proxies keep idle connections for, ours among them.
+            .pool_idle_timeout(Duration::from_secs(30))
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .http2_keep_alive_timeout(Duration::from_secs(5))
+            .redirect(reqwest::redirect::Policy::none());
+        if let Some(path) = &tls.ca {
+            let pem = read(path)?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| unusable(path, e))?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        if let Some(path) = &tls.identity {
+            let identity = reqwest::Identity::from_pem(&read(path)?).map_err(|e| unusable(path, e))?;
+            builder = builder.identity(identity);
+        }
+        let client = builder.build().map_err(|e| {
+            Error::new(ErrorKind::InvalidInput, format!("cannot set up TLS: {e}")).with_source(e)
+        })?;
+        Ok(Self { client, rt })
+    }
+
+    fn build(&self, request: Request) -> reqwest::RequestBuilder {
+        let url = request.url;
+        let mut built = match request.method {
+            "GET" => self.client.get(url),
+            _ => self.client.post(url).header(header::CONTENT_TYPE, "application/json").body(request.body),
+        };
+        if let Some(token) = request.token {
+            built = built.bearer_auth(token);
+        }
+        built.header(header::ACCEPT, "application/json, text/event-stream")
+    }
+
+    /// Runs a piece of work on the background thread, and gives it up when nobody waits for it any more.
+    fn there<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        let (tell, answer) = oneshot::channel();
+        let (abort, registration) = AbortHandle::new_pair();
+        let work = async move {
+            // Whoever asked may be gone.
+            let _ = tell.send(work.await);
+        };
+        self.rt.spawn(Abortable::new(work, registration).map(drop).boxed());
+        let give_up = GiveUp(abort);
+        async move {
+            let answer = answer.await;
+            drop(give_up);
+            answer.unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Closed, "the background thread of this process is gone"))
+            })
+        }
+        .boxed()
+    }
+}
+
+struct GiveUp(AbortHandle);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Transport for Native {
+    fn send(&self, request: Request) -> BoxFuture<'static, Result<Response>> {
+        let timeout = request.timeout;
+        let request = self.build(request).timeout(timeout);
+        self.there(async move { read_all(request.send().await.map_err(trouble)?).await })
+    }
+
+    fn stream(&self, request: Request) -> BoxFuture<'static, Result<Streamed>> {
+        let (request, rt) = (self.build(request), self.rt.clone());
+        self.there(async move {
+            let response = request.send().await.map_err(trouble)?;
+            if response.status() != reqwest::StatusCode::OK {
+                return read_all(response).await.map(Streamed::Refused);
+            }
+            // Read on the background thread, too; it ends when nobody listens any more.
+            let (mut tell, body) = mpsc::channel(16);
+            rt.spawn(
+                async move {
+                    let mut response = response;
+                    loop {
+                        let piece = match response.chunk().await {
+                            Ok(None) => return,
+                            Ok(Some(piece)) => Ok(piece.to_vec()),
+                            Err(error) => Err(trouble(error)),
+                        };
+                        if tell.send(piece).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                .boxed(),
+            );
+            Ok(Streamed::Body(body.boxed()))
+        })
+    }
+}
+
+async fn read_all(mut response: reqwest::Response) -> Result<Response> {
+    let status = response.status().as_u16();
+    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(trouble)? {
+        if body.len() + piece.len() > MOST {
+            return Err(Error::new(ErrorKind::Storage, "the server's answer is longer than 16 MiB"));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(Response { status, retry_after, body })
+}
+
+/// What went wrong on the way, without the URL, which the caller knows.
+fn trouble(error: reqwest::Error) -> Error {
+    let error = error.without_url();
+    let mut message = if error.is_timeout() {
+        "the server does not answer".to_owned()
+    } else if error.is_connect() {
+        "cannot connect to the server".to_owned()
+    } else {
+        "the connection to the server broke".to_owned()
+    };
+    let mut cause: Option<&dyn StdError> = error.source();
+    let mut untrusted = false;
+    while let Some(error) = cause {
+        untrusted |= error.is::<rustls::Error>();
+        if error.source().is_none() {
+            message = format!("{message}: {error}");
+        }
+        cause = error.source();
+    }
+    let kind = if untrusted { ErrorKind::Denied } else { ErrorKind::Unavailable };
+    // The steps between, such as "error sending request", tell nothing more.
+    Error::new(kind, message)
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| unusable(path, e))
+}
+
+fn unusable(path: &std::path::Path, error: impl StdError + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("cannot use {}: {error}", path.display())).with_source(error)
+}

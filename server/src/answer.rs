@@ -1,0 +1,106 @@
+//! Questions and answers as JSON, and refusals as RFC 9457 problems.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use windlass::{Error, ErrorKind, protocol::Problem};
+
+use crate::{access::BadToken, limits::TooMany, metrics::Refused, routes::of_this_moment};
+
+/// What a route gives.
+pub(crate) type Answer = Result<Response, Refusal>;
+
+/// An error on its way to the client.
+pub(crate) struct Refusal {
+    error: Error,
+    /// Another one than the error's kind has.
+    status: Option<(u16, &'static str)>,
+    /// What to say in `WWW-Authenticate`.
+    challenge: Option<String>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, status: None, challenge: None }
+    }
+}
+
+impl From<TooMany> for Refusal {
+    fn from(too_many: TooMany) -> Self {
+        let refusal = Self::from(Error::from(too_many));
+        match too_many {
+            TooMany::OfOne(..) => refusal.with_status(429, "Too Many Requests"),
+            TooMany::OfAll(..) => refusal,
+        }
+    }
+}
+
+impl Refusal {
+    pub(crate) fn with_status(self, status: u16, title: &'static str) -> Self {
+        Self { status: Some((status, title)), ..self }
+    }
+
+    /// 401: `why` is said of a bad token, and nothing where there is none.
+    pub(crate) fn unauthenticated(why: Option<BadToken>) -> Self {
+        let (message, challenge) = match why {
+            Some(BadToken(why)) => (
+                format!("the token is refused: {why}"),
+                format!(r#"Bearer realm="windlass", error="invalid_token", error_description="{why}""#),
+            ),
+            None => (
+                "this server wants a token: set WINDLASS_TOKEN, or send Authorization: Bearer TOKEN"
+                    .to_owned(),
+                r#"Bearer realm="windlass""#.to_owned(),
+            ),
+        };
+        let refusal = Self::from(Error::new(ErrorKind::Denied, message)).with_status(401, "Unauthorized");
+        Self { challenge: Some(challenge), ..refusal }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut problem = Problem::of(&self.error);
+        if let Some((status, title)) = self.status {
+            (problem.status, problem.title) = (status, title.to_owned());
+        }
+        let mut response = refuse(&problem);
+        let challenge = self.challenge.and_then(|challenge| HeaderValue::try_from(challenge).ok());
+        if let Some(challenge) = challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+/// A problem as an answer.
+pub(crate) fn refuse(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = serde_json::to_vec(problem).unwrap_or_default();
+    let mut response = of_this_moment((status, [(header::CONTENT_TYPE, Problem::MEDIA_TYPE)], body));
+    if let Some(after) = problem.retry_after_ms {
+        // Whole seconds, rounded up: our own clients read the exact time in the body.
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.div_ceil(1000)));
+    }
+    response.extensions_mut().insert(Refused { status: problem.status, kind: problem.kind.clone() });
+    response
+}
+
+/// Reads a question.
+pub(crate) fn question<Q: DeserializeOwned>(body: &[u8]) -> Result<Q, Error> {
+    serde_json::from_slice(body)
+        .map_err(|e| invalid(&format!("the body is not the JSON that is wanted here: {e}")).with_source(e))
+}
+
+/// Writes an answer.
+pub(crate) fn answer(answer: &impl Serialize) -> Answer {
+    let body = serde_json::to_vec(answer)
+        .map_err(|e| Error::new(ErrorKind::Internal, "an answer cannot be written").with_source(e))?;
+    Ok(of_this_moment(([(header::CONTENT_TYPE, "application/json")], body)))
+}
+
+pub(crate) fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, message)
+}

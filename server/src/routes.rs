@@ -1,0 +1,358 @@
+//! The server's own protocol: each route reads a question, asks the namespace's backend, and writes the answer.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::header,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use serde::Deserialize;
+use windlass::{
+    Backend, MAX_TTL, MIN_TTL, Owner, Result, Waiting,
+    ask::{Ask, Claim},
+    protocol::{
+        Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Happening, Locks, News,
+        Problem, Release, Renew, Renewal, Renewed, Terms, millis,
+    },
+    table::Kept,
+};
+
+use crate::{
+    answer::{Answer, answer, invalid, question},
+    events,
+    metrics::{self, Meter},
+    overview, page,
+    parked::{self, Waited},
+    spaces::{Space, Spaces},
+    who::{Asking, Who},
+};
+
+/// The longest that a request is held open, and the default.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The most claims in one question.
+const MOST_CLAIMS: usize = 10_000;
+
+type Here = State<Arc<Spaces>>;
+
+pub(crate) fn router(spaces: Arc<Spaces>, meter: Meter) -> Router {
+    Router::new()
+        .route("/v1/{namespace}/acquire", post(acquire))
+        .route("/v1/{namespace}/acquire-all", post(acquire_all))
+        .route("/v1/{namespace}/renew", post(renew))
+        .route("/v1/{namespace}/release", post(release))
+        .route("/v1/{namespace}/change", post(change))
+        .route("/v1/{namespace}/force-release", post(force_release))
+        .route("/v1/{namespace}/locks", get(locks))
+        .route("/v1/{namespace}/events", get(watch))
+        .route("/v1", get(namespaces))
+        .route("/v1/events", get(watch_all))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .merge(crate::lockgate::router(&spaces))
+        .merge(page::router())
+        .merge(metrics::router(meter))
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(other_method)
+        // The door has read them, within the limit.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(spaces)
+}
+
+async fn acquire(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+    let Acquire { claim, terms } = question(&body)?;
+    let asking = who.asks(&namespace, &terms, [&claim])?;
+    let space = spaces.get(&namespace)?;
+    check(&terms, 1)?;
+    spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
+    let (view, ask) = (space.client(terms.client), terms.ask(claim));
+    let asked = ask.claim();
+    let claims = vec![asked.clone()];
+    let work = |view: Arc<dyn Backend>, seen: Seen| {
+        async move { Ok(view.acquire(&ask, &seen.see()).await?.map(|grant| vec![grant])) }.boxed()
+    };
+    held_open(&spaces, &space, view, claims, asking, work, |grants| told(&spaces, &space, &asked, &grants[0]))
+        .await
+}
+
+async fn acquire_all(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+    let AcquireAll { claims, terms } = question(&body)?;
+    let asking = who.asks(&namespace, &terms, &claims)?;
+    let space = spaces.get(&namespace)?;
+    check(&terms, claims.len())?;
+    spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
+    let view = space.client(terms.client);
+    let mut asks: Vec<Ask> = claims.iter().map(|claim| terms.ask(claim.clone())).collect();
+    // One order for all who ask: nobody waits for somebody who waits for them.
+    asks.sort_by(|a, b| a.name.cmp(&b.name));
+    if asks.windows(2).any(|pair| pair[0].name == pair[1].name) {
+        return Err(invalid("the same name twice: name each lock once").into());
+    }
+    let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
+    let order = claims.clone();
+    let work = |view: Arc<dyn Backend>, seen: Seen| {
+        async move {
+            let Some(grants) = view.acquire_all(&asks, &seen.see()).await? else { return Ok(None) };
+            let grant_of = |claim: &Claim| asks.iter().position(|ask| ask.claim_id == claim.id);
+            Ok(Some(order.iter().filter_map(grant_of).map(|place| grants[place].clone()).collect()))
+        }
+        .boxed()
+    };
+    let asked = claims.clone();
+    let all = |grants: &[windlass::ask::Grant]| {
+        let each = asked.iter().zip(grants);
+        each.map(|(claim, grant)| told(&spaces, &space, claim, grant)).collect::<Vec<_>>()
+    };
+    held_open(&spaces, &space, view, claims, asking, work, all).await
+}
+
+async fn change(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+    let Change { claim, to, wait_ms } = question(&body)?;
+    who.changes(&namespace, &claim.name, to)?;
+    let space = spaces.get(&namespace)?;
+    let view = space.client(None);
+    let claim = Claim::from(claim);
+    let changing = view.change(&claim, to);
+    tokio::select! {
+        biased;
+        grant = changing => {
+            let grant = grant?;
+            spaces.not_sealed()?;
+            answer(&Acquired::Granted { grant: told(&spaces, &space, &claim, &grant), held_ms: 0 })
+        }
+        () = tokio::time::sleep(wait(wait_ms)) => answer(&Acquired::<Grant>::Waiting(Waiting::default())),
+        () = spaces.stopping() => answer(&Acquired::<Grant>::Waiting(Waiting::default())),
+    }
+}
+
+async fn renew(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+    let Renew { client, claims, park_ms, proven } = question(&body)?;
+    who.renews(&namespace, claims.iter().map(|claim| &claim.name))?;
+    who.renews(&namespace, proven.iter().map(|proven| &proven.kept.name))?;
+    let space = spaces.get(&namespace)?;
+    spaces.take_up(&space, &proven);
+    if claims.len() > MOST_CLAIMS {
+        return Err(invalid("too many claims in one question: 10,000 at the most").into());
+    }
+    let view = space.client(client);
+    let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
+    let renewals = view.renew(&claims).await?;
+    let all_held = renewals.iter().all(|renewal| matches!(renewal, windlass::ask::Renewal::Renewed(_)));
+    let prove = !all_held && proven.is_empty() && spaces.grace_left().is_some();
+    let told = |renewals: Vec<windlass::ask::Renewal>, news, held| {
+        who.has_renewed(&namespace, &claims, &renewals);
+        let renewals = claims.iter().zip(renewals);
+        let renewals =
+            renewals.map(|(claim, renewal)| renewal_told(&spaces, &space, claim, renewal)).collect();
+        answer(&Renewed { held_ms: millis(held), claims: renewals, news: news_told(news), prove })
+    };
+    let Some(park) = park_ms else { return told(renewals, Vec::new(), Duration::ZERO) };
+    if !all_held {
+        // The news say why.
+        let news = view.hear().now_or_never().transpose()?.unwrap_or_default();
+        return told(renewals, news, Duration::ZERO);
+    }
+    let parked = tokio::time::Instant::now();
+    let news = tokio::select! {
+        biased;
+        news = view.hear() => news?,
+        () = tokio::time::sleep(wait(Some(park))) => Vec::new(),
+        () = spaces.stopping() => Vec::new(),
+    };
+    let held = parked.elapsed();
+    who.still()?;
+    told(view.renew(&claims).await?, news, held)
+}
+
+/// A grant as its client is told, with what shows a later server that it was granted.
+fn told(spaces: &Spaces, space: &Space, claim: &Claim, grant: &windlass::ask::Grant) -> Grant {
+    let told = Grant::from(grant);
+    let kept = Kept {
+        name: claim.name.clone(),
+        claim: claim.id,
+        mode: told.mode,
+        ttl_ms: told.ttl_ms.unwrap_or(0),
+        fencing_token: Some(told.fencing_token),
+        owner: Owner::default(),
+        for_ms: 0,
+    };
+    Grant { proof: spaces.proof(space, &kept), ..told }
+}
+
+fn renewal_told(spaces: &Spaces, space: &Space, claim: &Claim, renewal: windlass::ask::Renewal) -> Renewal {
+    match renewal {
+        windlass::ask::Renewal::Renewed(grant) => Renewal::Held(told(spaces, space, claim, &grant)),
+        windlass::ask::Renewal::Lost(reason) => Renewal::Lost { reason },
+        windlass::ask::Renewal::NotHeld => Renewal::NotHeld,
+        windlass::ask::Renewal::Unknown(error) => Renewal::Unknown(Problem::of(&error)),
+    }
+}
+
+fn news_told(news: Vec<windlass::ask::News>) -> Vec<News> {
+    let told = news.into_iter().filter_map(|news| {
+        let what = match news.what {
+            windlass::ask::Happening::Lost(reason) => Happening::Lost { reason },
+            windlass::ask::Happening::Contended => Happening::Contended,
+            // What was renewed is in the list of claims.
+            _ => return None,
+        };
+        Some(News { claim: (&news.claim).into(), what })
+    });
+    told.collect()
+}
+
+async fn release(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+    let Release { claims } = question(&body)?;
+    who.releases(&namespace)?;
+    let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
+    spaces.get(&namespace)?.client(None).release(&claims).await?;
+    who.has_released(&namespace, &claims);
+    spaces.not_sealed()?;
+    answer(&serde_json::json!({}))
+}
+
+async fn force_release(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+    let asked: ForceRelease = question(&body)?;
+    let ForceRelease { ref name, fencing_token } = asked;
+    who.forces(&namespace, name)?;
+    let taken_from = spaces.get(&namespace)?.client(None).force_release(name, fencing_token).await?;
+    who.has_forced(&namespace, &asked, &taken_from);
+    tracing::warn!(namespace, lock = %name, holders = taken_from.len(), "freed by force");
+    answer(&ForceReleased { taken_from })
+}
+
+#[derive(Deserialize)]
+struct Prefix {
+    #[serde(default)]
+    prefix: String,
+}
+
+async fn locks(
+    State(spaces): Here,
+    Path(namespace): Path<String>,
+    Query(of): Query<Prefix>,
+    who: Who,
+) -> Answer {
+    who.sees(&namespace)?;
+    let mut locks = spaces.get(&namespace)?.client(None).inspect(&of.prefix).await?;
+    locks.retain(|lock| who.may_see(&namespace, &lock.name));
+    answer(&Locks { locks })
+}
+
+async fn watch(
+    State(spaces): Here,
+    Path(namespace): Path<String>,
+    Query(of): Query<Prefix>,
+    who: Who,
+) -> Result<Response, crate::answer::Refusal> {
+    who.sees(&namespace)?;
+    let space = spaces.get(&namespace)?;
+    Ok(events::stream(spaces, space, who, of.prefix).await?)
+}
+
+async fn watch_all(State(spaces): Here, who: Who) -> Response {
+    overview::stream(spaces, who)
+}
+
+/// Whether this server grants locks now; for whoever decides where requests go.
+async fn ready(State(spaces): Here) -> Result<Response, crate::answer::Refusal> {
+    spaces.ready()?;
+    Ok(of_this_moment("ok\n"))
+}
+
+async fn namespaces(State(spaces): Here, who: Who) -> Answer {
+    let mut names = spaces.names();
+    names.retain(|namespace| who.may_see_namespace(namespace));
+    answer(&serde_json::json!({ "namespaces": names }))
+}
+
+async fn nothing_here() -> Response {
+    let message = "there is nothing here: the protocol is under /v1/NAMESPACE/";
+    let mut problem = Problem::of(&invalid(message));
+    (problem.status, problem.title) = (404, "Not Found".to_owned());
+    crate::answer::refuse(&problem)
+}
+
+async fn other_method() -> Response {
+    let mut problem = Problem::of(&invalid("another method is wanted here: see docs/protocol.md"));
+    (problem.status, problem.title) = (405, "Method Not Allowed".to_owned());
+    crate::answer::refuse(&problem)
+}
+
+/// Who was waited for, as last heard.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Waiting>>);
+
+impl Seen {
+    fn see(self) -> impl Fn(Waiting) + Send + Sync {
+        move |waiting| *self.0.lock().unwrap_or_else(PoisonError::into_inner) = waiting
+    }
+
+    fn last(&self) -> Waiting {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Answers an acquire: once it is granted, or when its time is over.
+async fn held_open<G: serde::Serialize>(
+    spaces: &Arc<Spaces>,
+    space: &Arc<Space>,
+    view: Arc<dyn Backend>,
+    claims: Vec<Claim>,
+    asking: Asking,
+    work: impl FnOnce(Arc<dyn Backend>, Seen) -> BoxFuture<'static, Result<Option<Vec<windlass::ask::Grant>>>>,
+    told: impl FnOnce(&[windlass::ask::Grant]) -> G,
+) -> Answer {
+    let begun = spaces.now();
+    let seen = Seen::default();
+    let work = work(view.clone(), seen.clone());
+    let wait = wait(asking.wait_ms);
+    match parked::wait(spaces, space, view, claims, wait, work, || asking.waits()).await {
+        Waited::Over(Ok(Some(grants))) => {
+            spaces.not_sealed()?;
+            // Until the terms began, and not until now: between the two this server may have stood still.
+            let began =
+                grants.iter().filter_map(|grant| grant.lease).map(|term| term.counted_from.boot).min();
+            let held = began.map_or(Duration::ZERO, |began| began.saturating_sub(begun.boot));
+            asking.was_granted(&grants);
+            answer(&Acquired::Granted { grant: told(&grants), held_ms: millis(held) })
+        }
+        Waited::Over(Ok(None)) => {
+            asking.ends();
+            answer(&Acquired::<G>::Busy)
+        }
+        Waited::Over(Err(error)) => Err(error.into()),
+        Waited::Refused(too_many) => {
+            asking.ends();
+            Err(too_many.into())
+        }
+        Waited::NotYet => answer(&Acquired::<G>::Waiting(asking.is_told(seen.last()))),
+    }
+}
+
+fn wait(wait_ms: Option<u64>) -> Duration {
+    wait_ms.map_or(LONGEST_WAIT, Duration::from_millis).min(LONGEST_WAIT)
+}
+
+fn check(terms: &Terms, claims: usize) -> Result<()> {
+    let ttl = Duration::from_millis(terms.ttl_ms);
+    if ttl < MIN_TTL || ttl > MAX_TTL {
+        return Err(invalid("ttl_ms is out of range: 1000 to 3600000"));
+    }
+    if claims == 0 || claims > MOST_CLAIMS {
+        return Err(invalid("name 1 to 10,000 claims"));
+    }
+    Ok(())
+}
+
+/// The header that says that an answer is of this moment.
+pub(crate) fn of_this_moment(response: impl IntoResponse) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], response).into_response()
+}

@@ -1,0 +1,146 @@
+// Drives lockgate's HTTP client by lines on standard input; answers each with a line.
+//
+//	lockgate-http URL
+//
+//	try ID NAME exclusive|shared ACQUIRER            -> "acquired ID" or "busy ID"
+//	acquire ID NAME exclusive|shared ACQUIRER        -> "waits ID" if it has to, and "acquired ID"
+//	timed ID NAME exclusive|shared ACQUIRER SECONDS  -> the same, or "failed ID timeout"
+//	uuid ID                                          -> "uuid UUID"
+//	release ID                                       -> "released ID" or "failed ID ERROR"
+//	count ID NAME TIMES FILE                         -> "counted ID", after that many steps of the number in FILE, each
+//	                                                    under the lock
+//
+// and says "lost ID" when a lease is lost. NAME is hexadecimal; ACQUIRER is "-" for none.
+package main
+
+import (
+	"bufio"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/werf/lockgate"
+	"github.com/werf/lockgate/pkg/distributed_locker"
+)
+
+var (
+	mutex   sync.Mutex
+	handles = map[string]lockgate.LockHandle{}
+	locker  lockgate.Locker
+)
+
+func main() {
+	locker = distributed_locker.NewHttpLocker(os.Args[1])
+	say("ready")
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		id := words[1]
+		switch words[0] {
+		case "try":
+			options := options(words)
+			options.NonBlocking = true
+			go acquire(id, name(words[2]), options)
+		case "acquire":
+			go acquire(id, name(words[2]), options(words))
+		case "timed":
+			options := options(words)
+			seconds, err := strconv.Atoi(words[5])
+			check(err)
+			options.Timeout = time.Duration(seconds) * time.Second
+			go acquire(id, name(words[2]), options)
+		case "uuid":
+			say("uuid " + handle(id).UUID)
+		case "release":
+			go func() {
+				if err := locker.Release(handle(id)); err != nil {
+					say("failed " + id + " " + err.Error())
+					return
+				}
+				say("released " + id)
+			}()
+		case "count":
+			times, err := strconv.Atoi(words[3])
+			check(err)
+			go count(id, name(words[2]), times, words[4])
+		default:
+			check(fmt.Errorf("unknown command %q", words[0]))
+		}
+	}
+}
+
+func options(words []string) lockgate.AcquireOptions {
+	id := words[1]
+	options := lockgate.AcquireOptions{
+		Shared: words[3] == "shared",
+		OnWaitFunc: func(_ string, wait func() error) error {
+			say("waits " + id)
+			return wait()
+		},
+		OnLostLeaseFunc: func(lockgate.LockHandle) error {
+			say("lost " + id)
+			return nil
+		},
+	}
+	if words[4] != "-" {
+		options.AcquirerId = words[4]
+	}
+	return options
+}
+
+func acquire(id, name string, options lockgate.AcquireOptions) {
+	acquired, handle, err := locker.Acquire(name, options)
+	switch {
+	case err != nil:
+		say("failed " + id + " " + err.Error())
+	case !acquired:
+		say("busy " + id)
+	default:
+		mutex.Lock()
+		handles[id] = handle
+		mutex.Unlock()
+		say("acquired " + id)
+	}
+}
+
+func count(id, name string, times int, file string) {
+	for range times {
+		check(lockgate.WithAcquire(locker, name, lockgate.AcquireOptions{}, func(bool) error {
+			text, err := os.ReadFile(file)
+			check(err)
+			number, err := strconv.Atoi(string(text))
+			check(err)
+			return os.WriteFile(file, []byte(strconv.Itoa(number+1)), 0o600)
+		}))
+	}
+	say("counted " + id)
+}
+
+func handle(id string) lockgate.LockHandle {
+	mutex.Lock()
+	defer mutex.Unlock()
+	return handles[id]
+}
+
+func name(text string) string {
+	bytes, err := hex.DecodeString(text)
+	check(err)
+	return string(bytes)
+}
+
+func say(line string) {
+	mutex.Lock()
+	defer mutex.Unlock()
+	fmt.Println(line)
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,176 @@
+//! A bad network between a client and a server: one TCP proxy, whose faults are set while it runs.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime::Builder,
+    sync::Notify,
+};
+
+/// What the network does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Each piece of either direction takes up to this long.
+    pub delay: Duration,
+    /// What is sent to the server does not arrive; connections stay.
+    pub swallow_requests: bool,
+    /// What the server sends does not arrive.
+    pub swallow_answers: bool,
+    /// The next connection is reset after so many bytes to the server.
+    pub cut_request_after: Option<usize>,
+    /// ... or from it.
+    pub cut_answer_after: Option<usize>,
+}
+
+/// The network. It ends with the test's process.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    server: SocketAddr,
+    faults: Mutex<Faults>,
+    /// Rings when connections are to be reset.
+    reset: Notify,
+    /// What was sent to the server, a connection at a time.
+    requests: Mutex<Vec<Vec<u8>>>,
+    record: AtomicBool,
+    random: AtomicU64,
+}
+
+impl Proxy {
+    /// A network in front of a server, without faults yet.
+    #[allow(clippy::disallowed_methods, reason = "the network has a thread of its own")]
+    pub fn before(server: SocketAddr) -> Self {
+        let shared = Arc::new(Shared {
+            server,
+            faults: Mutex::default(),
+            reset: Notify::new(),
+            requests: Mutex::default(),
+            record: AtomicBool::new(false),
+            random: AtomicU64::new(1),
+        });
+        let (tell, address) = mpsc::channel();
+        let served = shared.clone();
+        thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                while let Ok((client, _)) = listener.accept().await {
+                    tokio::spawn(served.clone().carry(client));
+                }
+            });
+        });
+        Self { address: address.recv().unwrap(), shared }
+    }
+
+    /// Where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on.
+    pub fn set(&self, faults: Faults) {
+        *self.shared.faults.lock().unwrap() = faults;
+    }
+
+    /// Breaks all connections.
+    pub fn reset(&self) {
+        self.shared.reset.notify_waiters();
+    }
+
+    /// Keeps what is sent to the server from now on.
+    pub fn record(&self) {
+        self.shared.record.store(true, Ordering::SeqCst);
+    }
+
+    /// Sends it all to the server once more, and waits for the answers.
+    pub fn repeat(&self) {
+        let requests = std::mem::take(&mut *self.shared.requests.lock().unwrap());
+        assert!(!requests.is_empty(), "nothing was recorded");
+        for request in requests {
+            use std::io::{Read, Write};
+            let mut server = std::net::TcpStream::connect(self.shared.server).unwrap();
+            server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            server.write_all(&request).unwrap();
+            let mut answers = [0; 4096];
+            while server.read(&mut answers).is_ok_and(|read| read > 0) {}
+        }
+    }
+}
+
+impl Shared {
+    async fn carry(self: Arc<Self>, mut client: TcpStream) {
+        let Ok(mut server) = TcpStream::connect(self.server).await else { return };
+        let (mut cut_request, mut cut_answer) = {
+            let mut faults = self.faults.lock().unwrap();
+            (faults.cut_request_after.take(), faults.cut_answer_after.take())
+        };
+        let (mut up, mut down) = ([0; 4096], [0; 4096]);
+        let mut sent = Vec::new();
+        let reset = self.reset.notified();
+        tokio::pin!(reset);
+        loop {
+            let (from_client, read) = tokio::select! {
+                read = client.read(&mut up) => (true, read),
+                read = server.read(&mut down) => (false, read),
+                () = &mut reset => break,
+            };
+            let Some(read) = read.ok().filter(|read| *read > 0) else { break };
+            let faults = *self.faults.lock().unwrap();
+            self.delay(faults.delay).await;
+            let (bytes, to, cut, swallow) = if from_client {
+                (&up[..read], &mut server, &mut cut_request, faults.swallow_requests)
+            } else {
+                (&down[..read], &mut client, &mut cut_answer, faults.swallow_answers)
+            };
+            if swallow {
+                continue;
+            }
+            let pass = cut.map_or(read, |left| left.min(read));
+            if from_client && self.record.load(Ordering::SeqCst) {
+                sent.extend_from_slice(&bytes[..pass]);
+            }
+            if to.write_all(&bytes[..pass]).await.is_err() {
+                break;
+            }
+            if let Some(left) = cut {
+                *left -= pass;
+                if *left == 0 {
+                    break;
+                }
+            }
+        }
+        if !sent.is_empty() {
+            self.requests.lock().unwrap().push(sent);
+        }
+        // A reset and not an end: what is on the way is lost.
+        for stream in [&client, &server] {
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the network is slow in real time")]
+    async fn delay(&self, most: Duration) {
+        if !most.is_zero() {
+            let random = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+            let part = (random ^ (random >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40;
+            tokio::time::sleep(most.mul_f64(part as f64 / (1 << 24) as f64)).await;
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The server behind a bad network: slow, cut at every byte, dead in one direction, repeating itself.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+#![allow(clippy::disallowed_methods, reason = "in real time, over real sockets")]
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use windlass::{ConnectOptions, ErrorKind, Locker, LostReason};
+use windlass_tests::{
+    place::{PATIENCE, block_on},
+    proxy::{Faults, Proxy},
+    server,
+};
+
+/// All that backends have to pass, over a network that is slow and uneven.
+mod slow {
+    use super::*;
+    use windlass_tests::{conformance, place::UrlPlace};
+
+    fn start() -> UrlPlace {
+        let (address, namespace) = split(&server::namespace());
+        let proxy = Proxy::before(address);
+        proxy.set(Faults { delay: Duration::from_millis(4), ..Faults::default() });
+        UrlPlace { url: format!("http://{}/{namespace}", proxy.address()), folder: None }
+    }
+
+    conformance!(start);
+}
+
+struct Net {
+    proxy: Proxy,
+    /// Over the bad network.
+    locker: Locker,
+    /// Not over it.
+    other: Locker,
+}
+
+const TTL: Duration = Duration::from_secs(2);
+
+fn net() -> Net {
+    let url = server::namespace();
+    let (address, namespace) = split(&url);
+    let proxy = Proxy::before(address);
+    let connect = |url: &str| block_on(ConnectOptions::new().ttl(TTL).connect(url)).unwrap();
+    let locker = connect(&format!("http://{}/{namespace}", proxy.address()));
+    Net { proxy, locker, other: connect(&url) }
+}
+
+fn split(url: &str) -> (SocketAddr, String) {
+    let (address, namespace) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    (address.parse().unwrap(), namespace.to_owned())
+}
+
+fn until(what: &str, so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Wherever the connection breaks, asking again finds the one grant, and nothing is left behind.
+#[test]
+fn cut_at_every_byte() {
+    let request = |after| Faults { cut_request_after: Some(after), ..Faults::default() };
+    let answer = |after| Faults { cut_answer_after: Some(after), ..Faults::default() };
+    // Side by side, because most of the time is the pause before asking again.
+    const PARTS: usize = 6;
+    thread::scope(|scope| {
+        for part in 0..PARTS {
+            scope.spawn(move || cut((1 + part..420).step_by(PARTS).map(request)));
+            scope.spawn(move || cut((1 + part..300).step_by(PARTS).map(answer)));
+        }
+    });
+}
+
+fn cut(cuts: impl Iterator<Item = Faults>) {
+    let net = net();
+    let mut last_token = 0;
+    for faults in cuts {
+        net.proxy.reset();
+        net.proxy.set(faults);
+        let guard = block_on(net.locker.lock("lock").timeout(PATIENCE)).unwrap();
+        assert!(guard.fencing_token() > last_token, "{faults:?}");
+        last_token = guard.fencing_token();
+        let holders = &block_on(net.other.list("lock")).unwrap()[0].holders;
+        assert_eq!(holders.len(), 1, "{faults:?}");
+        assert_eq!(holders[0].fencing_token, last_token, "one grant, and this one: {faults:?}");
+        // The release over what is left of the connection, and over a new one that breaks.
+        net.proxy.reset();
+        net.proxy.set(faults);
+        block_on(guard.release()).unwrap();
+        assert!(block_on(net.other.list("")).unwrap().is_empty(), "{faults:?}");
+    }
+}
+
+/// A waiter whose connections break again and again keeps its place.
+#[test]
+fn a_waiter_keeps_its_place_over_broken_connections() {
+    let net = net();
+    let guard = block_on(net.other.lock("lock")).unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let waiter = |who: &'static str, locker: &Locker| {
+        let (locker, order) = (locker.clone(), order.clone());
+        thread::spawn(move || {
+            let guard = block_on(locker.lock("lock")).unwrap();
+            order.lock().unwrap().push(who);
+            block_on(guard.release()).unwrap();
+        })
+    };
+    let waiting = |n| until("a waiter", || block_on(net.other.list("lock")).unwrap()[0].waiters.len() == n);
+    let first = waiter("over the bad network", &net.locker);
+    waiting(1);
+    let second = waiter("beside it", &net.other);
+    waiting(2);
+    for _ in 0..20 {
+        net.proxy.reset();
+        thread::sleep(Duration::from_millis(20));
+    }
+    block_on(guard.release()).unwrap();
+    first.join().unwrap();
+    second.join().unwrap();
+    assert_eq!(*order.lock().unwrap(), ["over the bad network", "beside it"]);
+}
+
+/// A holder that is cut off knows before anybody else is let in, whichever direction is dead.
+#[test]
+fn cut_off_holders_know_first() {
+    let requests = Faults { swallow_requests: true, ..Faults::default() };
+    let answers = Faults { swallow_answers: true, ..Faults::default() };
+    let both = Faults { swallow_answers: true, swallow_requests: true, ..Faults::default() };
+    for faults in [requests, answers, both] {
+        let net = net();
+        let guard = Arc::new(block_on(net.locker.lock("lock")).unwrap());
+        net.proxy.set(faults);
+        let held = guard.clone();
+        let lost = thread::spawn(move || (block_on(held.lost()), Instant::now()));
+        let next = block_on(net.other.lock("lock").timeout(PATIENCE)).unwrap();
+        assert!(!guard.is_held(), "{faults:?}");
+        let granted = Instant::now();
+        let (reason, told) = lost.join().unwrap();
+        assert_eq!(reason, LostReason::Unreachable, "{faults:?}");
+        assert!(told <= granted + Duration::from_millis(500), "told late: {faults:?}");
+        assert!(next.fencing_token() > guard.fencing_token());
+        // Back on the network it can ask again.
+        net.proxy.set(Faults::default());
+        block_on(next.release()).unwrap();
+        let again = block_on(net.locker.lock("lock").timeout(PATIENCE)).unwrap();
+        block_on(again.release()).unwrap();
+    }
+}
+
+/// A network that is dead for less than the TTL costs nobody a lock.
+#[test]
+fn short_outages_are_survived() {
+    let net = net();
+    let guard = block_on(net.locker.lock("lock")).unwrap();
+    for _ in 0..5 {
+        net.proxy.set(Faults { swallow_answers: true, ..Faults::default() });
+        thread::sleep(TTL / 4);
+        net.proxy.set(Faults::default());
+        net.proxy.reset();
+        thread::sleep(TTL / 2);
+        guard.check().unwrap();
+    }
+    block_on(guard.release()).unwrap();
+}
+
+/// Requests that come a second time, later, make no claim that nobody knows of and harm nobody.
+#[test]
+fn repeated_requests_do_nothing() {
+    let net = net();
+    net.proxy.record();
+    let guard = block_on(net.locker.lock("lock")).unwrap();
+    assert!(block_on(net.locker.lock("lock").try_acquire()).unwrap().is_none());
+    let timeout = block_on(net.locker.lock("lock").timeout(Duration::from_millis(50))).unwrap_err();
+    assert_eq!(timeout.kind(), ErrorKind::Timeout);
+    block_on(guard.release()).unwrap();
+    until("nobody", || block_on(net.other.list("")).unwrap().is_empty());
+    let next = block_on(net.other.lock("lock")).unwrap();
+    net.proxy.reset();
+    until("the record", || {
+        thread::sleep(Duration::from_millis(50));
+        true
+    });
+    net.proxy.repeat();
+    next.check().unwrap();
+    let status = &block_on(net.other.list("")).unwrap()[0];
+    assert_eq!((status.holders.len(), status.waiters.len()), (1, 0), "{status:?}");
+    assert_eq!(status.holders[0].fencing_token, next.fencing_token());
+    block_on(next.release()).unwrap();
+    assert!(block_on(net.other.list("")).unwrap().is_empty());
+}
