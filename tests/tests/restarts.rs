@@ -30,7 +30,7 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port_to_keep();
         let folder = Folder::new();
         Self { child: spawn(&folder, port), folder, port }
     }
@@ -64,6 +64,24 @@ impl Drop for Server {
     }
 }
 
+/// A port that nobody is given while the server that had it is down. A free one from `:0` would be the source port of
+/// any client's next connection; so this one is from below those that the kernel gives out.
+fn port_to_keep() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let given_out = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u32 = given_out.split_whitespace().next().unwrap().parse().unwrap();
+    let below = 1_024..first;
+    assert!(below.len() > 1_000, "ports from {first} on are given out, which leaves none to keep");
+    loop {
+        // Not the same ones as another run of these tests beside this one.
+        let nth = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(below.start + nth % (first - below.start)).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 fn spawn(folder: &Folder, port: u16) -> Child {
     let mut child = Command::new(env!("CARGO_BIN_EXE_windlass-tests-server"))
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
@@ -72,7 +90,14 @@ fn spawn(folder: &Folder, port: u16) -> Child {
         .spawn()
         .unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(said.any(|line| line.contains("serving locks")), "the server does not start");
+    let mut before = Vec::new();
+    loop {
+        let line = said.next().unwrap_or_else(|| panic!("the server does not start, and says {before:#?}"));
+        if line.contains("serving locks") {
+            break;
+        }
+        before.push(line);
+    }
     // Whatever else it says is read, so that it need not wait for a reader.
     thread::spawn(move || said.for_each(drop));
     child
