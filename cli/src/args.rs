@@ -198,7 +198,7 @@ pub(crate) struct Release {
     after_help = "Example:\n  windlass serve &\n  windlass run deploy --url http://127.0.0.1:7420/team-a -- ./deploy.sh"
 )]
 pub(crate) struct Serve {
-    /// Where to listen
+    /// Where to listen, unless systemd passes a socket (LISTEN_FDS)
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7420")]
     pub(crate) listen: String,
 

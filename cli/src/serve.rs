@@ -32,7 +32,7 @@ async fn run(serve: &Serve) -> Result<Exit, Failure> {
     raise_limit_on_files();
     let options = options(serve)?;
     let store = store(serve)?;
-    let listener = TcpListener::bind(&serve.listen).await.map_err(|error| refused(&serve.listen, &error))?;
+    let listener = listener(&serve.listen).await.map_err(|error| refused(&serve.listen, &error))?;
     let address = listener.local_addr().map_err(|error| refused(&serve.listen, &error))?;
     let ended = ended().map_err(|error| Failure::new(OS_ERROR, format!("cannot hear signals: {error}")))?;
     let scheme = if options.tls.is_some() { "https" } else { "http" };
@@ -47,6 +47,24 @@ async fn run(serve: &Serve) -> Result<Exit, Failure> {
     complain(&format!("serving locks at {scheme}://{address}/NAMESPACE; Ctrl-C ends it"));
     server.serve(listener, ended).await?;
     Ok(Exit::DONE)
+}
+
+/// The socket that whoever starts the server has opened for it, by systemd's protocol; else one of its own. Theirs stays
+/// open when the server ends: those who come before the next one begins find no closed door.
+#[cfg(unix)]
+async fn listener(address: &str) -> io::Result<TcpListener> {
+    match listenfd::ListenFd::from_env().take_tcp_listener(0)? {
+        Some(passed) => {
+            passed.set_nonblocking(true)?;
+            TcpListener::from_std(passed)
+        }
+        None => TcpListener::bind(address).await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn listener(address: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
 }
 
 /// Each connection is a descriptor, and the limit that shells start with is for programs that have few.

@@ -6,6 +6,7 @@ pub mod place;
 pub mod processes;
 pub mod proxy;
 pub mod server;
+pub mod server_process;
 pub mod sim;
 pub mod sim_backend;
 pub mod sim_server;

@@ -5,9 +5,9 @@
 #![allow(clippy::disallowed_methods, reason = "programs of several threads, in real time")]
 
 use std::{
-    io::{BufRead, BufReader},
-    net::TcpListener,
-    process::{Child, Command, Stdio},
+    net::{TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -16,91 +16,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use windlass::{ConnectOptions, Locker};
-use windlass_tests::place::{Folder, PATIENCE, block_on};
+use windlass_tests::{
+    place::{Folder, PATIENCE, block_on},
+    server_process::{ServerProcess, spawn},
+};
 
 const TTL: Duration = Duration::from_secs(2);
 
-/// A server's process, its directory and its address, which stay when it is killed.
-struct Server {
-    child: Child,
-    folder: Folder,
-    port: u16,
+/// A server's process of these tests.
+fn server() -> ServerProcess {
+    ServerProcess::start(env!("CARGO_BIN_EXE_windlass-tests-server"))
 }
 
-impl Server {
-    fn start() -> Self {
-        let port = port_to_keep();
-        let folder = Folder::new();
-        Self { child: spawn(&folder, port), folder, port }
-    }
-
-    fn locker(&self) -> Locker {
-        let url = format!("http://127.0.0.1:{}/team", self.port);
-        block_on(ConnectOptions::new().ttl(TTL).connect(&url)).unwrap()
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Asks it to end, and waits until it has.
-    fn stop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
-    }
-
-    fn start_again(&mut self) {
-        self.child = spawn(&self.folder, self.port);
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A port that nobody is given while the server that had it is down. A free one from `:0` would be the source port of
-/// any client's next connection; so this one is from below those that the kernel gives out.
-fn port_to_keep() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let given_out = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
-    let first: u32 = given_out.split_whitespace().next().unwrap().parse().unwrap();
-    let below = 1_024..first;
-    assert!(below.len() > 1_000, "ports from {first} on are given out, which leaves none to keep");
-    loop {
-        // Not the same ones as another run of these tests beside this one.
-        let nth = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = u16::try_from(below.start + nth % (first - below.start)).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-fn spawn(folder: &Folder, port: u16) -> Child {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_windlass-tests-server"))
-        .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
-        .arg(folder.path("data"))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let mut before = Vec::new();
-    loop {
-        let line = said.next().unwrap_or_else(|| panic!("the server does not start, and says {before:#?}"));
-        if line.contains("serving locks") {
-            break;
-        }
-        before.push(line);
-    }
-    // Whatever else it says is read, so that it need not wait for a reader.
-    thread::spawn(move || said.for_each(drop));
-    child
+fn locker(server: &ServerProcess) -> Locker {
+    block_on(ConnectOptions::new().ttl(TTL).connect(&server.url("team"))).unwrap()
 }
 
 /// What the clients find out about one lock.
@@ -129,18 +60,18 @@ impl Seen {
 fn killed_under_load(seed: u64, kills: u32) {
     eprintln!("seed {seed}");
     let mut random = Random(seed);
-    let mut server = Server::start();
+    let mut server = server();
     let seen: Arc<[Seen; 2]> = Arc::default();
     let over = Arc::new(AtomicBool::new(false));
-    let long = server.locker();
+    let long = locker(&server);
     let held: Vec<_> = (0..5).map(|n| block_on(long.lock(format!("long {n}"))).unwrap()).collect();
-    let shared: Vec<_> = (0..2).map(|_| block_on(server.locker().lock("shared").shared()).unwrap()).collect();
+    let shared: Vec<_> = (0..2).map(|_| block_on(locker(&server).lock("shared").shared()).unwrap()).collect();
     thread::scope(|scope| {
         for client in 0..4 {
-            let (locker, seen, over) = (server.locker(), seen.clone(), over.clone());
+            let (locker, seen, over) = (locker(&server), seen.clone(), over.clone());
             let mut random = Random(seed * 1_000 + client);
             scope.spawn(move || {
-                let on_panic = EndWith(over.clone());
+                let on_panic = EndWith(&over);
                 while !over.load(Ordering::SeqCst) {
                     let which = random.below(2) as usize;
                     let guard = block_on(locker.lock(format!("lock {which}"))).unwrap();
@@ -155,7 +86,7 @@ fn killed_under_load(seed: u64, kills: u32) {
                 std::mem::forget(on_panic);
             });
         }
-        let _end = EndWith(over.clone());
+        let _end = EndWith(&over);
         for kill in 0..kills {
             let before: u64 = seen.iter().map(|seen| seen.turns.load(Ordering::SeqCst)).sum();
             // Now and then in the grace of the last one.
@@ -179,9 +110,9 @@ fn killed_under_load(seed: u64, kills: u32) {
 }
 
 /// Ends the others, also when it ends by a panic.
-struct EndWith(Arc<AtomicBool>);
+struct EndWith<'a>(&'a AtomicBool);
 
-impl Drop for EndWith {
+impl Drop for EndWith<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
@@ -199,13 +130,13 @@ fn killed_200_times_under_load() {
 
 #[test]
 fn after_a_clean_stop_holders_waiters_and_tokens_are_there_again() {
-    let mut server = Server::start();
-    let holder = server.locker();
+    let mut server = server();
+    let holder = locker(&server);
     let guard = block_on(holder.lock("lock")).unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
     let waiters: Vec<_> = (0..5)
         .map(|n| {
-            let (locker, order) = (server.locker(), order.clone());
+            let (locker, order) = (locker(&server), order.clone());
             let waiting = thread::spawn(move || {
                 let guard = block_on(locker.lock("lock")).unwrap();
                 order.lock().unwrap().push((n, guard.fencing_token()));
@@ -227,7 +158,7 @@ fn after_a_clean_stop_holders_waiters_and_tokens_are_there_again() {
         assert_eq!(status.holders[0].fencing_token, guard.fencing_token());
         guard.check().unwrap();
         // Nobody has to wait for a grace.
-        let other = server.locker().lock(format!("other {stop}"));
+        let other = locker(&server).lock(format!("other {stop}"));
         assert!(block_on(other.try_acquire()).unwrap().is_some());
     }
     let token = guard.fencing_token();
@@ -242,19 +173,84 @@ fn after_a_clean_stop_holders_waiters_and_tokens_are_there_again() {
 /// A holder that comes too late, or cannot prove what it held, has lost its lock.
 #[test]
 fn after_a_kill_nothing_new_is_granted_until_the_longest_ttl_is_over() {
-    let mut server = Server::start();
-    let guard = block_on(server.locker().lock("lock")).unwrap();
+    let mut server = server();
+    let guard = block_on(locker(&server).lock("lock")).unwrap();
     let token = guard.fencing_token();
     // Nobody is there any more who could renew it.
     std::mem::forget(guard.detach().unwrap());
     server.kill();
     server.start_again();
-    let locker = server.locker();
+    let locker = locker(&server);
     let error = block_on(locker.lock("lock").try_acquire()).unwrap_err();
     assert_eq!(error.kind(), windlass::ErrorKind::Unavailable);
     assert!(error.to_string().contains("ended abruptly") && error.retry_after().unwrap() <= TTL, "{error}");
     let again = block_on(locker.lock("lock").timeout(PATIENCE)).unwrap();
     assert!(again.fencing_token() > token);
+}
+
+/// As systemd does it: the socket is its own, and each server in turn is given it as descriptor 3.
+#[test]
+fn a_new_server_on_the_same_socket_closes_the_door_to_nobody() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let folder = Folder::new();
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty()).unwrap();
+    let start = || {
+        let script = format!(
+            "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" serve --data-dir \"$1\"",
+            socket.as_raw_fd()
+        );
+        let program = env!("CARGO_BIN_EXE_windlass-tests-server");
+        spawn(Command::new("sh").args(["-c", &script, program]).arg(folder.path("data")))
+    };
+    let connect = || {
+        let url = format!("http://{address}/team");
+        block_on(ConnectOptions::new().ttl(TTL).connect(&url)).unwrap()
+    };
+    let mut server = start();
+    let guard = block_on(connect().lock("held")).unwrap();
+    let over = AtomicBool::new(false);
+    let seen: [Seen; 2] = Default::default();
+    let knocked = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let _end = EndWith(&over);
+        for client in 0..4 {
+            let (over, seen, locker) = (&over, &seen, connect());
+            scope.spawn(move || {
+                let mut random = Random(client);
+                while !over.load(Ordering::SeqCst) {
+                    let which = random.below(2) as usize;
+                    let guard = block_on(locker.lock(format!("lock {which}"))).unwrap();
+                    seen[which].turn(&guard, Duration::from_micros(random.below(1_000)));
+                    block_on(guard.release()).unwrap();
+                }
+            });
+        }
+        // Whoever comes just now.
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                TcpStream::connect(address).expect("the door is open");
+                knocked.fetch_add(1, Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        for _ in 0..5 {
+            let before: u64 = seen.iter().map(|seen| seen.turns.load(Ordering::SeqCst)).sum();
+            let start_waiting = Instant::now();
+            while seen.iter().map(|seen| seen.turns.load(Ordering::SeqCst)).sum::<u64>() < before + 20 {
+                assert!(start_waiting.elapsed() < PATIENCE, "nobody gets on");
+                assert!(!over.load(Ordering::SeqCst), "a client has failed");
+                thread::sleep(Duration::from_millis(5));
+            }
+            kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+            assert!(server.wait().unwrap().success());
+            server = start();
+        }
+    });
+    guard.check().expect("held all the time");
+    assert!(knocked.load(Ordering::SeqCst) > 0);
+    server.kill().unwrap();
+    server.wait().unwrap();
 }
 
 /// SplitMix64.
