@@ -193,6 +193,14 @@ mod tests {
         assert!(!lease.is_failing());
     }
 
+    #[test]
+    fn the_range_of_the_pauses_doubles() {
+        let mut back_off = BackOff::default();
+        let pauses: Vec<u128> = (0..9).map(|_| back_off.pause(1.0, None).as_millis()).collect();
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(back_off.pause(0.0, None), Duration::ZERO);
+    }
+
     proptest! {
         /// The belief ends before the backend's lease does, however long the request was under way, and however the two
         /// clocks differ in rate within the margin.
@@ -226,6 +234,7 @@ mod tests {
             prop_assert!(tries >= 2, "{tries} tries");
         }
 
+        /// What the backend asks for comes on top, so that those who were asked at once do not come back at once.
         #[test]
         fn back_off_stays_in_its_range(random in 0.0_f64..=1.0, tries in 0_usize..100) {
             let mut back_off = BackOff::default();

@@ -121,8 +121,46 @@ mod tests {
         // 1, 5 and 6 at once, 2 after 400 ms.
         assert_eq!((tally.waited.counts[0], tally.waited.counts[5], tally.waited.sum_ms), (3, 1, 400));
         assert_eq!((tally.held.counts.iter().sum::<u64>(), tally.held.sum_ms), (4, 400 + 100 + 100 + 19_300));
-        let mut twice = tally;
-        twice.merge(&tally);
-        assert_eq!((twice.lost, twice.held.sum_ms), ([2, 2, 2], 2 * tally.held.sum_ms));
+    }
+
+    #[test]
+    fn a_range_ends_with_its_end() {
+        let mut times = Times::default();
+        for ms in [0, 1, 2, 5, 6, 3_600_000, 3_600_001] {
+            times.add(Duration::from_millis(ms));
+        }
+        let mut counts = [0; 15];
+        (counts[0], counts[1], counts[2], counts[13], counts[14]) = (2, 2, 1, 1, 1);
+        assert_eq!(times, Times { counts, sum_ms: 7_200_015 });
+    }
+
+    #[test]
+    fn of_two_tables_each_number_is_added() {
+        let times = |n: u64| Times { counts: std::array::from_fn(|range| n + range as u64), sum_ms: n };
+        let tally = |n: u64| Tally {
+            holding: n,
+            waiting: n + 1,
+            waited: times(n + 2),
+            held: times(n + 3),
+            released: n + 4,
+            lost: [n + 5, n + 6, n + 7],
+            gave_up: n + 8,
+        };
+        let mut sum = tally(3);
+        sum.merge(&tally(100));
+        let both = |n: u64, of: u64| Times {
+            counts: std::array::from_fn(|range| n + 2 * (of + range as u64)),
+            sum_ms: n + 2 * of,
+        };
+        let expected = Tally {
+            holding: 103,
+            waiting: 105,
+            waited: both(103, 2),
+            held: both(103, 3),
+            released: 111,
+            lost: [113, 115, 117],
+            gave_up: 119,
+        };
+        assert_eq!(sum, expected);
     }
 }

@@ -115,3 +115,52 @@ fn a_lease_never_gets_shorter() {
     assert!(table.renew(Millis(3), &claim("a", 0), Origin(0)).is_some());
     assert_eq!(table.next_deadline(), Some(Millis(1010)));
 }
+
+#[test]
+fn force_takes_the_grant_that_is_named_or_all() {
+    let (mut table, mut effects) = (Table::new(RULES), Vec::new());
+    for id in 1..=3 {
+        let _ = table.acquire(Millis(0), &ask("a", id, Mode::Shared), Origin(0), &mut effects);
+    }
+    let tokens = |table: &Table| -> Vec<u64> {
+        table.status(Millis(0), "").iter().flat_map(|lock| &lock.holders).map(|h| h.fencing_token).collect()
+    };
+    let [first, second, third] = tokens(&table)[..] else { panic!("three hold") };
+    let name = "a".parse().unwrap();
+    let taken = table.force_release(Millis(1), &name, Some(second), &mut effects);
+    assert_eq!((taken.len(), taken[0].fencing_token), (1, second));
+    assert_eq!(tokens(&table), [first, third]);
+    assert_eq!(table.force_release(Millis(1), &name, Some(second), &mut effects), []);
+    assert_eq!(table.force_release(Millis(1), &name, None, &mut effects).len(), 2);
+    assert!(table.is_empty());
+}
+
+#[test]
+fn a_stolen_permit_takes_the_longest_held_and_no_more_than_needed() {
+    let (mut table, mut effects) = (Table::new(RULES), Vec::new());
+    let permit = Mode::Permit(2.try_into().unwrap());
+    for id in 1..=2 {
+        let _ = table.acquire(Millis(0), &ask("a", id, permit), Origin(0), &mut effects);
+    }
+    let steal = |id| Ask { entry: Entry::Steal, ..ask("a", id, permit) };
+    let _ = table.acquire(Millis(1), &steal(3), Origin(0), &mut effects);
+    let held = |table: &mut Table| -> Vec<u128> {
+        (1..=4).filter(|&id| table.renew(Millis(2), &claim("a", id), Origin(0)).is_some()).collect()
+    };
+    assert_eq!(held(&mut table), [2, 3]);
+    table.release(Millis(2), &claim("a", 2), &mut effects);
+    let _ = table.acquire(Millis(2), &steal(4), Origin(0), &mut effects);
+    assert_eq!(held(&mut table), [3, 4], "there was room");
+}
+
+#[test]
+fn people_see_who_holds_and_who_waits_and_for_how_long() {
+    let (mut table, mut effects) = (Table::new(RULES), Vec::new());
+    let _ = table.acquire(Millis(0), &ask("a", 1, Mode::Exclusive), Origin(0), &mut effects);
+    let _ = table.acquire(Millis(3), &ask("a", 2, Mode::Shared), Origin(0), &mut effects);
+    let status = table.status(Millis(10), "");
+    let waiters: Vec<_> = status[0].waiters.iter().map(|w| (w.mode, w.waited_for)).collect();
+    assert_eq!(waiters, [(Mode::Shared, Some(Duration::from_millis(7)))]);
+    let holders: Vec<_> = status[0].holders.iter().map(|h| (h.mode, h.held_for)).collect();
+    assert_eq!(holders, [(Mode::Exclusive, Some(Duration::from_millis(10)))]);
+}
