@@ -11,11 +11,14 @@
     reason = "a program that measures reads clocks, sleeps and prints"
 )]
 
+mod client;
 mod clock;
 mod files;
 mod memory;
 mod report;
 mod run;
+mod server;
+mod server_suite;
 mod shared;
 mod stats;
 mod suite;
@@ -40,6 +43,23 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
     let result = match *arguments {
         [] => return suite::run(suite::Size::Full),
         ["--quick"] => return suite::run(suite::Size::Quick),
+        ["serve", peer] => return server::serve(peer),
+        ["server-pairs", "windlass", address, clients, seconds] => {
+            server::pairs("windlass", address, clients.parse()?, duration(seconds)?)?
+        }
+        ["server-pairs", "lockgate", address, clients, seconds] => {
+            server::pairs("lockgate", address, clients.parse()?, duration(seconds)?)?
+        }
+        ["server-pairs", "echo", address, clients, seconds] => {
+            server::pairs("echo", address, clients.parse()?, duration(seconds)?)?
+        }
+        ["server-turns", address, clients, seconds] => {
+            server::turns(address, clients.parse()?, duration(seconds)?)?
+        }
+        ["server-contend", address, clients, seconds] => {
+            server::contend(address, clients.parse()?, duration(seconds)?)?
+        }
+        ["server-renewals", address, seconds] => server::renewals(address, duration(seconds)?)?,
         ["memory", peer, seconds] => memory::pairs(peer, duration(seconds)?)?,
         ["tasks", peer, seconds] => memory::turns(peer, duration(seconds)?)?,
         ["pairs", peer, directory, seconds] => files::pairs(peer, directory, duration(seconds)?)?,

@@ -28,7 +28,7 @@ use crate::{Result, clock::now};
 const HOLD: Duration = Duration::from_micros(50);
 
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    Builder::new_current_thread().build()?.block_on(future)
+    Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
 /// Acquires and releases a second, after a quarter of the time to warm up.

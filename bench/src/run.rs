@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -36,6 +37,24 @@ pub(crate) struct Drivers {
     python: PathBuf,
     peer_py: PathBuf,
     lockgate: PathBuf,
+    lockgate_http: PathBuf,
+}
+
+/// A server that is measured; killed when dropped.
+pub(crate) struct Served {
+    child: Child,
+    address: String,
+}
+
+/// Whose server it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    Windlass,
+    /// lockgate's, asked by raw HTTP.
+    Lockgate,
+    /// lockgate's, asked by its own client.
+    LockgateClient,
+    Echo,
 }
 
 /// What many contenders of one lock got.
@@ -58,6 +77,7 @@ impl Drivers {
             python: variable("WINDLASS_BENCH_PYTHON")?,
             peer_py: Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/python/peer.py"),
             lockgate: variable("WINDLASS_BENCH_LOCKGATE")?,
+            lockgate_http: variable("WINDLASS_BENCH_LOCKGATE_HTTP")?,
         })
     }
 
@@ -145,6 +165,109 @@ impl Drivers {
             never_served: served.iter().filter(|served| **served == 0.0).count(),
         })
     }
+}
+
+impl Drivers {
+    pub(crate) fn serve(&self, server: Server) -> Result<Served> {
+        let mut command = match server {
+            Server::Windlass | Server::Echo => Command::new(&self.rust),
+            Server::Lockgate | Server::LockgateClient => Command::new(&self.lockgate_http),
+        };
+        command.arg("serve");
+        match server {
+            Server::Windlass => _ = command.arg("windlass"),
+            Server::Echo => _ = command.arg("echo"),
+            Server::Lockgate | Server::LockgateClient => {}
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().ok_or("no output")?;
+        let mut address = String::new();
+        BufReader::new(output).read_line(&mut address)?;
+        Ok(Served { child, address: address.trim().to_owned() })
+    }
+
+    /// Clients that each take a lock of their own: pairs a second of all.
+    pub(crate) fn server_pairs(
+        &self,
+        server: Server,
+        at: &Served,
+        clients: usize,
+        seconds: f64,
+    ) -> Result<f64> {
+        let peer = match server {
+            Server::Windlass => "windlass",
+            Server::Lockgate => "lockgate",
+            Server::Echo => "echo",
+            Server::LockgateClient => return rate(&self.by_lockgate("pairs", at, clients, seconds)?),
+        };
+        rate(&self.by_us(&["server-pairs", peer, &at.address, &clients.to_string(), &seconds.to_string()])?)
+    }
+
+    /// Clients that want one lock: hand-overs in seconds.
+    pub(crate) fn server_turns(
+        &self,
+        server: Server,
+        at: &Served,
+        clients: usize,
+        seconds: f64,
+    ) -> Result<Vec<f64>> {
+        let result = match server {
+            Server::LockgateClient => self.by_lockgate("turns", at, clients, seconds)?,
+            _ => self.by_us(&["server-turns", &at.address, &clients.to_string(), &seconds.to_string()])?,
+        };
+        samples(&[result])
+    }
+
+    /// Clients that want one lock for a millisecond each.
+    pub(crate) fn server_contest(
+        &self,
+        server: Server,
+        at: &Served,
+        clients: usize,
+        seconds: f64,
+    ) -> Result<Contest> {
+        let result = match server {
+            Server::LockgateClient => self.by_lockgate("contend", at, clients, seconds)?,
+            _ => self.by_us(&["server-contend", &at.address, &clients.to_string(), &seconds.to_string()])?,
+        };
+        let served = result["served"].as_array().ok_or("no served")?;
+        let served: Vec<f64> = served.iter().filter_map(Value::as_f64).collect();
+        Ok(Contest {
+            pairs_per_s: served.iter().sum::<f64>() / seconds,
+            jain: jain(&served),
+            never_served: served.iter().filter(|served| **served == 0.0).count(),
+        })
+    }
+
+    pub(crate) fn renewals(&self, at: &Served, seconds: f64) -> Result<f64> {
+        rate(&self.by_us(&["server-renewals", &at.address, &seconds.to_string()])?)
+    }
+
+    fn by_us(&self, arguments: &[&str]) -> Result<Value> {
+        one(Command::new(&self.rust).args(arguments))
+    }
+
+    fn by_lockgate(&self, measure: &str, at: &Served, clients: usize, seconds: f64) -> Result<Value> {
+        let url = format!("http://{}", at.address);
+        one(Command::new(&self.lockgate_http).args([
+            measure,
+            &url,
+            &clients.to_string(),
+            &seconds.to_string(),
+        ]))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn one(command: &mut Command) -> Result<Value> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    Ok(finish(vec![command.spawn()?])?.swap_remove(0))
 }
 
 fn together(commands: Vec<Command>) -> Result<Vec<Value>> {

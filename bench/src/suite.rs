@@ -6,6 +6,7 @@ use crate::{
     Result,
     report::{self, count, ratio, time},
     run::{Drivers, Peer},
+    server_suite,
     stats::{least, median, most, quantile},
 };
 
@@ -86,11 +87,17 @@ pub(crate) fn run(size: Size) -> Result<()> {
         drivers.contest(row.1, CONTENDERS, contest.1)
     })?;
 
+    let (times, seconds) = match size {
+        Size::Full => (5, [1.0, 3.0, 30.0, 10.0]),
+        Size::Quick => (1, [0.2, 0.3, 5.0, 1.0]),
+    };
+    let servers = server_suite::measure(&drivers, times, seconds)?;
+
     let pairs_rows = |labels: &[&'static str], values: &[Vec<f64>]| -> Vec<(&'static str, Vec<f64>)> {
         labels.iter().copied().zip(values.iter().cloned()).collect()
     };
     let mut text = head(&drivers);
-    text += &goals(&memory, &tasks, &files, &python, &handed);
+    text += &goals(&memory, &tasks, &files, &python, &handed, servers.goals());
     text += &report::rates(
         "In memory: acquire and release, nobody else",
         "One thread. The mutexes are the floor: they have no names, modes, queue, fencing tokens or deadlines.",
@@ -144,6 +151,7 @@ pub(crate) fn run(size: Size) -> Result<()> {
         &["library", "pairs/s of all", "min .. max", "Jain's index", "never served (worst round)"],
         &rows,
     );
+    text += &servers.text();
     text += &format!("\nThe whole run took {:.0} s.\n", start.elapsed().as_secs_f64());
     println!("\n{text}");
     if size == Size::Full {
@@ -159,7 +167,7 @@ fn labels(rows: &[(&'static str, impl Copy)]) -> Vec<&'static str> {
 }
 
 /// All rows once, then all rows again: what else the machine does falls on all of them alike.
-fn rounds<R, T>(
+pub(crate) fn rounds<R, T>(
     title: &str,
     rounds: usize,
     rows: &[R],
@@ -195,6 +203,7 @@ fn goals(
     files: &[Vec<f64>],
     python: &[Vec<f64>],
     handed: &[Vec<Vec<f64>>],
+    servers: Vec<Vec<String>>,
 ) -> String {
     let p99 = |rounds: &[Vec<f64>]| quantile(&rounds.concat(), 0.99);
     let p50 = |rounds: &[Vec<f64>]| median(&rounds.concat());
@@ -210,7 +219,7 @@ fn goals(
         vec![what.to_owned(), time(goal), time(value), verdict(value <= goal)]
     };
     let (bare, bare_python) = (median(&files[1]), median(&python[4]));
-    let rows = [
+    let mut rows = vec![
         at_least("lock table, pairs a core", 3e6, median(&memory[0])),
         at_most("`memory:`, hand-over between tasks, p50", 5e-6, p50(&tasks[0])),
         at_least("files, Rust, pairs with open and the record written", 3e5, median(&files[0])),
@@ -220,6 +229,7 @@ fn goals(
         at_most("files, hand-over between processes, Rust, p99", 5e-5, p99(&handed[0])),
         at_most("files, hand-over between processes, Python, p99", 1e-3, p99(&handed[2])),
     ];
+    rows.extend(servers);
     report::table(
         "Goals",
         "Times and rates were set for a machine on which bare open + flock + close does 645 k pairs/s in C, bare \
