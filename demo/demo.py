@@ -9,6 +9,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -49,24 +51,46 @@ def main() -> int:
     show_waits(turns)
     show_hand_overs(turns)
     killed = kill_a_holder()
+    title("The same three, unchanged, under a lock in a server, as from three machines")
+    with server() as url:
+        row("server", "windlass serve &")
+        row("set up", f"WINDLASS_URL={url}")
+        served, served_count = race(SECONDS / 2, url=url)
+        show_hand_overs(served)
     unlocked, unlocked_count = race(1, without_lock=True)
 
     title("Was a step lost?")
-    row("with the lock", f"{len(turns)} steps taken, {counted} counted")
-    row("the same without", f"{len(unlocked)} steps taken, {unlocked_count} counted")
-    fair = {turn.who for turn in turns} == set(WORKERS)
-    good = counted == len(turns) and fair and killed < 1
+    row("in files", f"{len(turns)} steps taken, {counted} counted")
+    row("in the server", f"{len(served)} steps taken, {served_count} counted")
+    row("without a lock", f"{len(unlocked)} steps taken, {unlocked_count} counted")
+    fair = all({turn.who for turn in some} == set(WORKERS) for some in (turns, served))
+    good = (counted, served_count) == (len(turns), len(served)) and fair and killed < 1
     print()
     print(bold("Nobody lost a step." if good else "FAILED: a step was lost, or somebody was never served."))
     print()
     return 0 if good else 1
 
 
-def race(seconds: float, *, without_lock: bool = False) -> tuple[list[Turn], int]:
+@contextmanager
+def server() -> Iterator[str]:
+    """Serve locks on a free port while they are wanted; give the URL of a namespace."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = ["windlass", "serve", "--listen", "127.0.0.1:0", "--data-dir", directory]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            line = next((line for line in process.stderr if "serving locks at" in line), "")
+            if not line:
+                sys.exit("the server does not start")
+            yield line.split(" at ")[1].split(";")[0].replace("NAMESPACE", "demo")
+            process.terminate()
+
+
+def race(seconds: float, *, without_lock: bool = False, url: str | None = None) -> tuple[list[Turn], int]:
     """All workers at once; their turns in order, and how far the file has counted."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "counter").write_text("0")
         environment = dict(os.environ, **({"DEMO_WITHOUT_LOCK": "1"} if without_lock else {}))
+        environment |= {"WINDLASS_URL": url} if url else {}
         workers = [
             subprocess.Popen([*command, name, directory, str(seconds)], env=environment)
             for name, command in WORKERS.items()
