@@ -204,7 +204,10 @@ pub(crate) fn renewals(address: &str, time: Duration) -> Result<Value> {
     const CLAIMS: usize = 1_000;
     block_on(async {
         let mut connection = Connection::open(address).await?;
-        let claim = |n: usize| json!({ "name": format!("renewed-{n}"), "claim": format!("{:032x}", n + 1) });
+        let unique = u128::from(now()) << 32;
+        let claim = |n: usize| {
+            json!({ "name": format!("renewed-{n}"), "claim": format!("{:032x}", unique + n as u128) })
+        };
         let claims = json!((0..CLAIMS).map(claim).collect::<Vec<_>>());
         connection.ask("/v1/bench/acquire-all", &json!({ "claims": claims }).to_string()).await?;
         let (body, start, mut count) = (json!({ "claims": claims }).to_string(), now(), 0_usize);
