@@ -56,6 +56,7 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
         ["server-turns", address, clients, seconds] => {
             server::turns(address, clients.parse()?, duration(seconds)?)?
         }
+        ["server-echoes", address, seconds] => server::echoes(address, duration(seconds)?)?,
         ["server-contend", address, clients, seconds] => {
             server::contend(address, clients.parse()?, duration(seconds)?)?
         }

@@ -213,6 +213,7 @@ impl Drivers {
     ) -> Result<Vec<f64>> {
         let result = match server {
             Server::LockgateClient => self.by_lockgate("turns", at, clients, seconds)?,
+            Server::Echo => self.by_us(&["server-echoes", &at.address, &seconds.to_string()])?,
             _ => self.by_us(&["server-turns", &at.address, &clients.to_string(), &seconds.to_string()])?,
         };
         samples(&[result])

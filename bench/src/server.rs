@@ -178,7 +178,28 @@ pub(crate) fn turns(address: &str, clients: usize, time: Duration) -> Result<Val
     Ok(json!({ "samples_ns": samples.take() }))
 }
 
-/// The same, and how often each was served.
+/// What a hand-over cannot be faster than: one client asks a server that echoes, after the same pause.
+pub(crate) fn echoes(address: &str, time: Duration) -> Result<Value> {
+    let samples = Rc::new(RefCell::new(Vec::new()));
+    each(1, time, |number| {
+        let (samples, address) = (samples.clone(), address.to_owned());
+        let mut client = None;
+        async move || {
+            if client.is_none() {
+                client = Some(Client::new("echo", &address, "turns".into(), number).await?);
+            }
+            let client = client.as_mut().ok_or("no client")?;
+            tokio::time::sleep(HOLD).await;
+            let asked = now();
+            client.release().await?;
+            samples.borrow_mut().push(now() - asked);
+            Ok(())
+        }
+    })?;
+    Ok(json!({ "samples_ns": samples.take() }))
+}
+
+/// All clients want one lock: how often each was served.
 pub(crate) fn contend(address: &str, clients: usize, time: Duration) -> Result<Value> {
     let (served, end) = (Rc::new(RefCell::new(vec![0_u32; clients])), now() + nanos(time));
     each(clients, time, |number| {
@@ -205,9 +226,7 @@ pub(crate) fn renewals(address: &str, time: Duration) -> Result<Value> {
     block_on(async {
         let mut connection = Connection::open(address).await?;
         let unique = u128::from(now()) << 32;
-        let claim = |n: usize| {
-            json!({ "name": format!("renewed-{n}"), "claim": format!("{:032x}", unique + n as u128) })
-        };
+        let claim = |n: usize| json!({ "name": format!("renewed-{n}"), "claim": format!("{:032x}", unique + n as u128) });
         let claims = json!((0..CLAIMS).map(claim).collect::<Vec<_>>());
         connection.ask("/v1/bench/acquire-all", &json!({ "claims": claims }).to_string()).await?;
         let (body, start, mut count) = (json!({ "claims": claims }).to_string(), now(), 0_usize);

@@ -42,15 +42,21 @@ pub(crate) fn measure(drivers: &Drivers, times: usize, seconds: [f64; 4]) -> Res
         })
     });
     let pairs = measured.into_iter().collect::<Result<_>>()?;
-    let (ours, theirs) = (&served[0], &served[2]);
-    let two = rounds("server, hand-over", times, &[2, 1_000], |&clients| {
-        drivers.server_turns(Server::Windlass, ours, clients, turns)
+    let (ours, theirs, echo) = (&served[0], &served[2], &served[3]);
+    let woken = [(Server::Windlass, ours, 2), (Server::Windlass, ours, 1_000), (Server::Echo, echo, 1)];
+    let woken = rounds("server, hand-over", times, &woken, |&(server, at, clients)| {
+        drivers.server_turns(server, at, clients, turns)
     })?;
     let lockgate = rounds("server, hand-over by polling", 1, &[2], |&clients| {
         drivers.server_turns(Server::LockgateClient, theirs, clients, polled)
     })?;
-    let labels = ["Windlass, 2 clients", "Windlass, 1,000 clients", "lockgate, its own client, 2 clients"];
-    let turns = labels.into_iter().zip(two.into_iter().chain(lockgate)).collect();
+    let labels = [
+        "Windlass, 2 clients",
+        "Windlass, 1,000 clients",
+        "bare hyper that echoes, one client",
+        "lockgate, its own client, 2 clients",
+    ];
+    let turns = labels.into_iter().zip(woken.into_iter().chain(lockgate)).collect();
     let contests = rounds("server, 32 contenders", 1, &LIKE_LOCKGATE, |(_, server)| {
         let at = if *server == Server::Windlass { ours } else { theirs };
         drivers.server_contest(*server, at, CONTENDERS, contest)
@@ -114,7 +120,9 @@ impl Servers {
         text += &report::delays(
             "In a server: hand-over",
             "All clients want one lock all the time. From just before a release until the next one knows that it is granted. \
-             lockgate's client asks every 2 s; its lock is held for a random time up to that.",
+             The limit is one request to a server \
+             that echoes, after a pause as long as the locks are held. lockgate's client asks every 2 s; its lock is held \
+             for a random time up to that.",
             &self.turns,
         );
         let rows: Vec<Vec<String>> = LIKE_LOCKGATE
