@@ -226,7 +226,10 @@ pub(crate) fn renewals(address: &str, time: Duration) -> Result<Value> {
     block_on(async {
         let mut connection = Connection::open(address).await?;
         let unique = u128::from(now()) << 32;
-        let claim = |n: usize| json!({ "name": format!("renewed-{n}"), "claim": format!("{:032x}", unique + n as u128) });
+        let claim = |n: usize| {
+            let id = format!("{:032x}", unique + n as u128);
+            json!({ "name": format!("renewed-{n}"), "claim": id })
+        };
         let claims = json!((0..CLAIMS).map(claim).collect::<Vec<_>>());
         connection.ask("/v1/bench/acquire-all", &json!({ "claims": claims }).to_string()).await?;
         let (body, start, mut count) = (json!({ "claims": claims }).to_string(), now(), 0_usize);
