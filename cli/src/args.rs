@@ -391,6 +391,7 @@ const RUN_LONG_AFTER: &str = concat!(
 
 Environment:
   WINDLASS_URL            where the locks live, unless --url says it
+  WINDLASS_TOKEN          what proves to a lock server who one is
   SHELL                   what runs the text of -c
 
 Environment of CMD:

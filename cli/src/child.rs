@@ -74,7 +74,8 @@ impl Group {
 
     /// Whether nobody is left in the group.
     pub(crate) fn is_gone(&self) -> bool {
-        self.ended.is_some() && killpg(self.leader, None) != Ok(())
+        // Those who may not be told are there, too: EPERM.
+        self.ended.is_some() && killpg(self.leader, None) == Err(Errno::ESRCH)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -89,6 +89,11 @@ async fn connect(place: &Place, options: ConnectOptions) -> Result<Locker, Failu
         Some(url) => utf8(url, "the URL")?.to_owned(),
         None => windlass::default_url()?,
     };
+    if url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("memory:")) {
+        let message =
+            "memory: is the memory of one process, so a command with it shuts nobody out: use another place";
+        return Err(Failure::new(USAGE, message));
+    }
     Ok(options.connect(&url).await?)
 }
 

@@ -103,6 +103,7 @@ async fn acquire(
                         looks = stream::once(watch).try_flatten().boxed().fuse();
                     }
                 }
+                Told::Trouble(trouble) => line.troubled(trouble),
                 Told::Acquired => line.clear(),
             },
             // Where there is no look to be had, the line goes on with what it has.
@@ -142,6 +143,8 @@ async fn acquire(
 
 enum Told {
     Waiting(Waiting),
+    /// Why there is no answer just now.
+    Trouble(String),
     Acquired,
 }
 
@@ -154,10 +157,11 @@ async fn ask(
     too_long: Arc<Notify>,
 ) -> windlass::Result<Option<Guard>> {
     // Whoever listens outlives the acquire.
-    let tell_acquired = tell.clone();
+    let (tell_acquired, tell_trouble) = (tell.clone(), tell.clone());
     let mut lock = locker
         .lock(name.as_str())
         .on_wait(move |waiting| drop(tell.send(Told::Waiting(waiting.clone()))))
+        .on_trouble(move |error| drop(tell_trouble.send(Told::Trouble(error.message().to_owned()))))
         .on_acquired(move |_| drop(tell_acquired.send(Told::Acquired)))
         .on_held_too_long(move |_| too_long.notify_one())
         .max_hold(args.max_hold)

@@ -30,6 +30,8 @@ pub(crate) struct WaitLine<'a> {
     live: bool,
     start: Moment,
     heard: Option<(Waiting, Moment)>,
+    /// What went wrong since.
+    trouble: Option<String>,
     said_silence: bool,
     drawn: bool,
 }
@@ -37,7 +39,16 @@ pub(crate) struct WaitLine<'a> {
 impl<'a> WaitLine<'a> {
     pub(crate) fn new(say: &'a Say, url: String) -> Self {
         let live = stderr().is_terminal() && !say.quiet && !say.json;
-        Self { say, url, live, start: Native.now(), heard: None, said_silence: false, drawn: false }
+        Self {
+            say,
+            url,
+            live,
+            start: Native.now(),
+            heard: None,
+            trouble: None,
+            said_silence: false,
+            drawn: false,
+        }
     }
 
     /// Whether the line keeps up with the wait.
@@ -49,9 +60,20 @@ impl<'a> WaitLine<'a> {
     pub(crate) fn heard(&mut self, waiting: Waiting) {
         let first = self.heard.is_none();
         self.heard = Some((waiting, Native.now()));
+        self.trouble = None;
         if self.live {
             self.draw();
         } else if first {
+            self.log();
+        }
+    }
+
+    /// The backend could not be asked; it is asked again.
+    pub(crate) fn troubled(&mut self, trouble: String) {
+        let first = self.trouble.replace(trouble).is_none();
+        if self.live {
+            self.tick();
+        } else if first && self.heard.is_some() {
             self.log();
         }
     }
@@ -112,7 +134,8 @@ impl<'a> WaitLine<'a> {
 
     fn what(&self, with_place: bool) -> String {
         let Some((waiting, when)) = &self.heard else {
-            return format!("no answer yet from {}", plain(&self.url));
+            let why = self.trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+            return plain(&format!("no answer yet from {}{why}", self.url));
         };
         let since = Native.now().since(*when);
         let mut waiting = waiting.clone();
@@ -120,6 +143,9 @@ impl<'a> WaitLine<'a> {
         for held_for in waiting.holders.iter_mut().filter_map(|holder| holder.held_for.as_mut()) {
             *held_for += since;
         }
-        plain(&waiting.to_string())
+        match &self.trouble {
+            None => plain(&waiting.to_string()),
+            Some(trouble) => plain(&format!("{waiting}; but now {trouble}")),
+        }
     }
 }

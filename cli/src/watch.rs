@@ -1,9 +1,16 @@
 //! `windlass watch`.
 
-use std::pin::pin;
+use std::{
+    io::{Write, stderr},
+    pin::pin,
+    time::Duration,
+};
 
 use futures_util::StreamExt;
-use windlass::{ConnectOptions, Status};
+use windlass::{
+    ConnectOptions, ErrorKind, Status,
+    rt::{Native, Runtime},
+};
 
 use crate::{
     args::Watch,
@@ -16,17 +23,32 @@ use crate::{
 pub(crate) async fn watch(args: Watch) -> Result<Exit, Failure> {
     let prefix = utf8(&args.prefix, "the prefix")?;
     let locker = connect(&args.place, ConnectOptions::new()).await?;
-    let mut statuses = pin!(locker.watch(prefix).await?);
-    while let Some(status) = statuses.next().await {
-        let status = status?;
-        if args.json {
-            print_json(&serde_json::json!(status))?;
-        } else {
-            print(&format!("{}  {}\n", time_of_day(), line(&status)))?;
+    loop {
+        // The first time, what is wrong may be the URL.
+        let mut statuses = pin!(locker.watch(prefix).await?);
+        let broken = loop {
+            match statuses.next().await {
+                None => return Ok(Exit::DONE),
+                Some(Ok(status)) if args.json => print_json(&serde_json::json!(status))?,
+                Some(Ok(status)) => print(&format!("{}  {}\n", time_of_day(), line(&status)))?,
+                Some(Err(error)) => break error,
+            }
+        };
+        if broken.kind() != ErrorKind::Unavailable {
+            return Err(broken.into());
+        }
+        let _ = writeln!(stderr(), "windlass: {broken:#}; all locks again once that is over");
+        while let Err(error) = locker.list(prefix).await {
+            if error.kind() != ErrorKind::Unavailable {
+                return Err(error.into());
+            }
+            Native.sleep(AGAIN).await;
         }
     }
-    Ok(Exit::DONE)
 }
+
+/// The pause between looks whether the place is there again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 fn line(status: &Status) -> String {
     let mut line = format!("{}  ", status.name);

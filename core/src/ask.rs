@@ -202,7 +202,8 @@ impl fmt::Display for Waiting {
         match self.holders.split_first() {
             None => f.write_str("held by somebody unknown")?,
             Some((first, rest)) => {
-                write!(f, "held by {} ({}", first.owner.owner, first.mode)?;
+                // Whatever it says, it stays on its line.
+                write!(f, "held by {} ({}", first.owner.owner.escape_debug(), first.mode)?;
                 if let Some(held_for) = first.held_for {
                     write!(f, ", for {}", Rough(held_for))?;
                 }

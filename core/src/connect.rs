@@ -36,14 +36,28 @@ pub async fn connect(url: &str) -> Result<Locker> {
 /// Where locks live if nobody says: `$WINDLASS_URL`, else files of this user on this machine.
 ///
 /// # Errors
-/// [`ErrorKind::Denied`] when the directory of this user is not safe to use.
+/// [`ErrorKind::Denied`] when the directory of this user is not safe to use; [`ErrorKind::InvalidInput`] when
+/// `$WINDLASS_URL` is not UTF-8.
 #[cfg(all(feature = "file", not(target_family = "wasm")))]
 pub fn default_url() -> Result<String> {
-    if let Some(url) = std::env::var("WINDLASS_URL").ok().filter(|url| !url.is_empty()) {
+    if let Some(url) = from_environment("WINDLASS_URL")? {
         return Ok(url);
     }
     let directory = crate::backend::file::default_dir()?;
-    Ok(format!("file://{}", percent_encode(&directory.to_string_lossy())))
+    Ok(format!("file://{}", percent_encode(directory.as_os_str().as_encoded_bytes())))
+}
+
+/// A variable of the environment; `None` where it is not set, or empty.
+#[cfg(all(any(feature = "file", feature = "http"), not(target_family = "wasm")))]
+fn from_environment(name: &str) -> Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        // Never passed over: what was meant may be another place.
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(invalid(&format!("${name} is not UTF-8: set it as UTF-8 text")))
+        }
+    }
 }
 
 /// What applies to all locks of a locker.
@@ -128,6 +142,7 @@ impl ConnectOptions {
 /// # Errors
 /// As for [`connect`](crate::connect); `ttl` and `owner` are a locker's and not known here.
 pub fn open_backend(url: &str, rt: Arc<dyn Runtime>) -> Result<Arc<dyn Backend>> {
+    rt.start()?;
     opener(Address::parse(url)?, rt)?()
 }
 
@@ -166,7 +181,7 @@ fn opener(address: Address, rt: Arc<dyn Runtime>) -> Result<Open> {
                 identity: address.option("cert").map(Into::into),
             };
             address.no_more_options(&["ca", "cert"])?;
-            let token = std::env::var("WINDLASS_TOKEN").ok().filter(|token| !token.is_empty());
+            let token = from_environment("WINDLASS_TOKEN")?;
             let url = format!("{}:{}", address.scheme, address.rest);
             Ok(Box::new(move || {
                 let transport = Arc::new(transport::Native::new(&tls, rt.clone())?);
@@ -265,7 +280,7 @@ impl Address {
         if path.is_empty() {
             return Err(invalid("the directory is missing: write file:///DIR"));
         }
-        Ok(percent_decode(path)?.into())
+        path_of(percent_decode_bytes(path)?)
     }
 }
 
@@ -284,6 +299,10 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 fn percent_decode(text: &str) -> Result<String> {
+    String::from_utf8(percent_decode_bytes(text)?).map_err(|_| invalid("the URL does not decode to UTF-8"))
+}
+
+fn percent_decode_bytes(text: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
@@ -301,13 +320,33 @@ fn percent_decode(text: &str) -> Result<String> {
             bytes.push(byte);
         }
     }
-    String::from_utf8(bytes).map_err(|_| invalid("the URL does not decode to UTF-8"))
+    Ok(bytes)
 }
 
-/// A path for a URL: `%` and `?` would be read as something else.
+/// A path, which need not be UTF-8 where the system does not want it to be.
 #[cfg(all(feature = "file", not(target_family = "wasm")))]
-fn percent_encode(path: &str) -> String {
-    path.replace('%', "%25").replace('?', "%3F")
+fn path_of(bytes: Vec<u8>) -> Result<std::path::PathBuf> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStringExt;
+        Ok(std::ffi::OsString::from_vec(bytes).into())
+    }
+    #[cfg(not(unix))]
+    String::from_utf8(bytes).map(Into::into).map_err(|_| invalid("the URL does not decode to UTF-8"))
+}
+
+/// A path for a URL: `%` and `?` would be read as something else, and what is not ASCII may not be UTF-8.
+#[cfg(all(feature = "file", not(target_family = "wasm")))]
+fn percent_encode(path: &[u8]) -> String {
+    path.iter().fold(String::with_capacity(path.len()), |mut url, &byte| {
+        if byte.is_ascii() && !byte.is_ascii_control() && !b"%?".contains(&byte) {
+            url.push(byte.into());
+        } else {
+            // Writing to a String cannot fail.
+            let _ = std::fmt::Write::write_fmt(&mut url, format_args!("%{byte:02X}"));
+        }
+        url
+    })
 }
 
 fn invalid(message: &str) -> Error {

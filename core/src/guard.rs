@@ -65,7 +65,9 @@ impl Guard {
     }
 
     /// Whether the lock is certainly held: answered from the clock at every call, nobody is asked. It is `false` no later
-    /// than another can be granted the lock, whatever became of network, timers and runtime.
+    /// than the claim can have run out and another be granted the lock, whatever became of network, timers and runtime. Of
+    /// a lock that is stolen, or freed by an operator, the holder hears a moment later; until then only its fencing token
+    /// tells.
     pub fn is_held(&self) -> bool {
         self.end().is_none()
     }
@@ -79,8 +81,8 @@ impl Guard {
     }
 
     /// Completes when the lock is lost, with the reason; never, if it is released before. It completes no later than
-    /// another can be granted the lock, also with the network gone or a request hung; after a suspend, within half a
-    /// second of waking. Cancel-safe.
+    /// the claim can have run out, also with the network gone or a request hung; after a suspend, within half a second of
+    /// waking. Cancel-safe.
     pub fn lost(&self) -> impl Future<Output = LostReason> + Send + use<> {
         let held = self.session.is_ours().then(|| self.held.clone());
         async move {

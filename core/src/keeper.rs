@@ -9,10 +9,13 @@
 //! - **A suspended machine** stops the timer with it. While claims have leases the keeper looks at the clock twice a
 //!   second at least, so a loss by suspend is told that soon after the machine wakes (rule R5).
 //! - **It ends with the session**, whose drop rings; the task itself holds the session only while it looks.
+//! - **A panic ends no care**: whatever panics under it (a backend, a subscriber of traces), the keeper begins again. All
+//!   that it must know is in the session; a renewal that was under way is asked for anew.
 
 use std::{
     collections::BTreeSet,
     future::poll_fn,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -46,6 +49,8 @@ const GLANCE: Duration = Duration::from_millis(500);
 /// How long the keeper goes on hearing after the last claim has ended: the next one often comes soon. It begins when
 /// something wakes the keeper; where nothing does, because claims have no leases, hearing costs nothing.
 const LINGER: Duration = Duration::from_secs(5);
+/// The pause before it begins again after a panic.
+const AFTER_PANIC: Duration = Duration::from_millis(100);
 /// Published while nobody may assume that the keeper looks by itself.
 const RING_ALWAYS: u64 = u64::MAX;
 /// When a claim is due of which nothing is due.
@@ -75,19 +80,9 @@ impl Doorbell {
     pub(crate) fn added(&self, session: &Arc<Session>, due_in: Option<Duration>, now: Moment) {
         if !self.started.load(Ordering::Relaxed) {
             if !self.started.swap(true, Ordering::Relaxed) {
-                let keeper = Keeper {
-                    session: Arc::downgrade(session),
-                    rt: session.rt.clone(),
-                    backend: session.backend.clone(),
-                    bell: self.bell.clone(),
-                    sleeps_until: self.sleeps_until.clone(),
-                    renewals: FuturesUnordered::new(),
-                    in_flight: BTreeSet::new(),
-                    hearing: None,
-                    hear_back_off: BackOff::default(),
-                    idle_since: None,
-                };
-                session.rt.spawn(keeper.run().boxed());
+                let (weak, bell, sleeps_until) =
+                    (Arc::downgrade(session), self.bell.clone(), self.sleeps_until.clone());
+                session.rt.spawn(keep(weak, bell, sleeps_until).boxed());
             }
             return;
         }
@@ -99,6 +94,21 @@ impl Doorbell {
 
     pub(crate) fn ring(&self) {
         self.bell.notify(usize::MAX);
+    }
+}
+
+/// Keeps, and begins again after a panic, for as long as there is a session.
+async fn keep(session: Weak<Session>, bell: Arc<Event>, sleeps_until: Arc<AtomicU64>) {
+    loop {
+        let Some(here) = session.upgrade() else { return };
+        let rt = here.rt.clone();
+        let keeper = Keeper::new(&here, bell.clone(), sleeps_until.clone());
+        drop(here);
+        if AssertUnwindSafe(keeper.run()).catch_unwind().await.is_ok() {
+            return;
+        }
+        tracing::error!("the keeper of locks has panicked and begins again; please report it");
+        rt.sleep(AFTER_PANIC).await;
     }
 }
 
@@ -129,6 +139,21 @@ enum Woken {
 }
 
 impl Keeper {
+    fn new(session: &Arc<Session>, bell: Arc<Event>, sleeps_until: Arc<AtomicU64>) -> Self {
+        Self {
+            session: Arc::downgrade(session),
+            rt: session.rt.clone(),
+            backend: session.backend.clone(),
+            bell,
+            sleeps_until,
+            renewals: FuturesUnordered::new(),
+            in_flight: BTreeSet::new(),
+            hearing: None,
+            hear_back_off: BackOff::default(),
+            idle_since: None,
+        }
+    }
+
     async fn run(mut self) {
         loop {
             self.sleeps_until.store(RING_ALWAYS, Ordering::SeqCst);

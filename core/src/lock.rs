@@ -28,7 +28,7 @@ use crate::{
     locker::Locker,
     metrics::{add_time, count},
     name::{ClaimId, Name},
-    options::{AcquireOptions, Notice, OnWait, check_metadata, permit},
+    options::{AcquireOptions, Notice, OnWait, check_metadata, check_owner, permit},
     session::{Few, Owed, Session, lost},
     time::Moment,
     within::within,
@@ -134,6 +134,12 @@ impl Lock {
         self.set(|options| options.on_wait = Some(boxed))
     }
 
+    /// Called each time that the backend cannot be asked while the lock is waited for, with the reason. It is asked again,
+    /// until the timeout; without one, this is how a program learns that it waits for nobody.
+    pub fn on_trouble(self, callback: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+        self.set(|options| options.on_trouble = Some(Arc::new(callback)))
+    }
+
     /// Called when the lock has been granted, before anything else is done with it.
     pub fn on_acquired(self, callback: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
         self.set(|options| options.hold.on_acquired = Some(Arc::new(callback)))
@@ -223,9 +229,10 @@ impl IntoFuture for Lock {
     /// Acquires the lock. Cancel-safe: a dropped future leaves neither a grant nor a place in the queue.
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] with who holds the lock, [`ErrorKind::InvalidName`], [`ErrorKind::InvalidInput`] for
+    /// [`ErrorKind::Timeout`] with who holds the lock, [`ErrorKind::Unavailable`] when the backend could not be asked even
+    /// once until then, [`ErrorKind::InvalidName`], [`ErrorKind::InvalidInput`] for
     /// options that contradict each other, [`ErrorKind::Unsupported`], [`ErrorKind::Denied`], [`ErrorKind::Storage`],
-    /// [`ErrorKind::Closed`]. An unavailable backend is asked again until the timeout.
+    /// [`ErrorKind::Closed`]. An unavailable backend is asked again until the timeout, for ever where there is none.
     fn into_future(self) -> Self::IntoFuture {
         async move {
             let guard = self.acquire().await?;
@@ -345,12 +352,15 @@ async fn acquire_all(
     };
     let owner = options.owner(&session.owner);
     options.check(&session.backend.capabilities()).map_err(explain)?;
-    check_metadata(&owner.metadata).map_err(explain)?;
+    check_owner(&owner.owner).and_then(|()| check_metadata(&owner.metadata)).map_err(explain)?;
     let wait = Mutex::new(Wait::default());
     let granted = {
         let on_waiting = |waiting: Waiting| heard_waiting(&wait, session, &options.on_wait, first, &waiting);
         let on_trouble = |error: &Error| {
             wait.lock().unwrap_or_else(PoisonError::into_inner).trouble = Some(error.clone());
+            if let Some(on_trouble) = &options.on_trouble {
+                on_trouble(error);
+            }
         };
         let asking = pin!(async {
             let mut back_off = BackOff::default();
@@ -491,7 +501,12 @@ fn timed_out(names: &[Name], options: &AcquireOptions, wait: Wait) -> Error {
         (None, Some(waiting)) => waiting.to_string(),
         (None, None) => "the backend gave no answer".to_owned(),
     };
-    let error = Error::new(ErrorKind::Timeout, format!("{what} within {seconds} s: {why}"));
+    // Who never heard of the lock did not wait for it: that the backend is gone must not look like a lock that is taken.
+    let kind = match (&wait.trouble, &wait.heard) {
+        (Some(_), None) => ErrorKind::Unavailable,
+        _ => ErrorKind::Timeout,
+    };
+    let error = Error::new(kind, format!("{what} within {seconds} s: {why}"));
     wait.heard.into_iter().fold(error, Error::with_waiting)
 }
 

@@ -211,6 +211,7 @@ impl Locker {
                 Arc::from_raw(current)
             });
         }
+        inner.rt.start()?;
         let owner = Owner {
             owner: inner.owner.clone().unwrap_or_else(crate::owner::this_process),
             metadata: inner.metadata.clone(),

@@ -35,6 +35,9 @@ pub(crate) type Callback = Arc<dyn Fn(&Notice) + Send + Sync>;
 /// Called when the wait begins; what it returns is dropped when the wait is over.
 pub(crate) type OnWait = Arc<dyn Fn(&Waiting) -> Box<dyn Any + Send> + Send + Sync>;
 
+/// Called with what went wrong while waiting.
+pub(crate) type OnTrouble = Arc<dyn Fn(&Error) + Send + Sync>;
+
 /// How long to hold, and whom to tell.
 #[derive(Clone, Default)]
 pub(crate) struct Hold {
@@ -60,6 +63,7 @@ pub(crate) struct AcquireOptions {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) hold: Hold,
     pub(crate) on_wait: Option<OnWait>,
+    pub(crate) on_trouble: Option<OnTrouble>,
 }
 
 impl AcquireOptions {
@@ -73,6 +77,7 @@ impl AcquireOptions {
             metadata: BTreeMap::new(),
             hold: Hold::default(),
             on_wait: None,
+            on_trouble: None,
         }
     }
 
@@ -158,6 +163,15 @@ pub(crate) fn check_ttl(ttl: Duration) -> Result<()> {
             "the TTL is longer than an hour: a dead holder's lock would stay taken for as long; claims are renewed \
              automatically, so a short TTL does not end a long hold",
         ));
+    }
+    Ok(())
+}
+
+/// Refuses what is too long to be shown.
+pub(crate) fn check_owner(owner: &str) -> Result<()> {
+    const MAX_BYTES: usize = 1024;
+    if owner.len() > MAX_BYTES {
+        return Err(contradiction("the owner is longer than 1 KiB: people are to read it"));
     }
     Ok(())
 }

@@ -6,7 +6,10 @@ use std::{fmt, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use crate::time::{Millis, Moment};
+use crate::{
+    error::Result,
+    time::{Millis, Moment},
+};
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod native;
@@ -20,6 +23,13 @@ pub use web::Web;
 /// Clocks, timers, tasks and randomness. [`connect`](crate::connect) brings the right one; only tests and hosts of
 /// an unusual kind write their own.
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
+    /// Starts what it needs in the background, unless that runs already. Called by whoever connects, before anything
+    /// else.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when the system has no thread or descriptor to give.
+    fn start(&self) -> Result<()>;
+
     /// The client's clocks: counting suspend, and the wall (rule R5).
     fn now(&self) -> Moment;
 

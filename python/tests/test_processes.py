@@ -278,6 +278,60 @@ def test_ctrl_c_in_asyncio_run(file_url):
         assert ends(process) == "interrupted\n"
 
 
+def test_no_more_descriptors_is_an_error_and_not_the_end(file_url):
+    program = """
+        import os, resource, sys, windlass
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        taken = []
+        try:
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        for url in "memory:", sys.argv[1]:
+            try:
+                windlass.connect(url)
+            except windlass.Unavailable as error:
+                print("ulimit" in str(error))
+        for descriptor in taken:
+            os.close(descriptor)
+        with windlass.connect(sys.argv[1]).lock("a") as held:
+            print(held.is_held())
+    """
+    assert ends(python(program, file_url)) == "True\nTrue\nTrue\n"
+
+
+def test_no_more_threads_is_no_end_of_the_care_for_locks(file_url):
+    program = """
+        import resource, sys, threading, windlass
+        lost = threading.Event()
+        lock = windlass.connect(sys.argv[1]).lock(
+            "a", on_contended=lambda _: print("contended", flush=True), on_lost=lambda _: lost.set()
+        )
+        lock.acquire()
+        held = lock.held
+        # Less than a thread's stack is left, and more than anything else needs.
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 1_500_000, resource.RLIM_INFINITY))
+        print("short of threads", flush=True)
+        sys.stdin.readline()
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        print("no longer", flush=True)
+        print(lost.wait(30), held.is_held())
+    """
+    with windlass.connect(file_url) as locker:
+        process = python(program, file_url)
+        assert process.stdout.readline() == "short of threads\n"
+        # Contended while there is no thread to say so.
+        assert not locker.lock("a").acquire(timeout=0.3)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert sorted(process.stdout.readline() for _ in range(2)) == ["contended\n", "no longer\n"]
+        locker.force_release("a")
+        assert ends(process) == "True False\n"
+
+
 def test_import_is_lean():
     heavy = "print(sorted({'asyncio', 'typing', 'inspect', 'threading', 'dataclasses'} & set(sys.modules)))"
     ours = python(f"import sys, windlass; {heavy}; windlass.aio, windlass.Status")

@@ -433,6 +433,10 @@ impl ClockState {
 }
 
 impl Runtime for Host {
+    fn start(&self) -> windlass::Result<()> {
+        Ok(())
+    }
+
     fn now(&self) -> Moment {
         Moment { boot: self.read(Clock::Boot), wall: self.read(Clock::Wall) }
     }

@@ -61,6 +61,8 @@ pub struct Faults {
     pub patience: Option<Duration>,
     /// A loss is seen at once, as a connection that is reset; else nobody hears anything.
     pub resets: bool,
+    /// The client's own code panics over a renewal.
+    pub renewal_panics: bool,
 }
 
 /// The way from one client to the server.
@@ -262,6 +264,7 @@ impl Backend for SimBackend {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
+        assert!(!self.0.faults().renewal_panics, "as no backend should");
         let sent = self.now();
         match self.0.call(Request::Renew(claims.to_vec()), FOR_EVER, None).await? {
             Reply::Renewed(outcomes) => Ok(outcomes

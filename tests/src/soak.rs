@@ -154,6 +154,7 @@ fn random_faults(world: &World) -> Faults {
         cut_back: world.chance(0.15),
         patience: None,
         resets: world.chance(0.5),
+        renewal_panics: false,
     }
 }
 

@@ -67,3 +67,17 @@ fn dies_of_the_signal_so_that_scripts_end_too() {
     waiter.signal(Signal::SIGINT);
     assert_eq!(waiter.wait_raw().signal(), Some(Signal::SIGINT as i32));
 }
+
+#[test]
+fn a_place_that_is_not_there_is_told_while_waiting_and_is_no_lock_that_is_taken() {
+    let place = Place::new();
+    let nowhere = ["--url", "http://127.0.0.1:1/x"];
+    let vain = output(&mut place.windlass(["run", nowhere[0], nowhere[1], "-w", "0.2", "a", "true"]));
+    assert_eq!(vain.status.code(), Some(69), "{}", stderr(&vain));
+    assert!(stderr(&vain).contains("cannot connect"), "{}", stderr(&vain));
+    let mut waiter = place.start_run("a", &nowhere, "true");
+    let said = waiter.stderr.until("no answer yet");
+    assert!(said.contains("cannot connect"), "{said}");
+    waiter.signal(Signal::SIGTERM);
+    assert_eq!(waiter.wait(), 128 + Signal::SIGTERM as i32);
+}

@@ -3,11 +3,18 @@
 //!
 //! Renewals run on this thread and not on the program's own runtime, so that a program that blocks its runtime, or ends
 //! it, keeps its locks or is told that it lost them (rule R3).
+//!
+//! **A machine that has no thread or descriptor to give** is said by [`Runtime::start`], which everything that connects
+//! calls first. From then on the thread is there. Who uses this runtime without having started it, and cannot have it, sleeps
+//! on its own thread, and its tasks are dropped with an error in the log; nothing panics.
 
 use std::{
     cell::RefCell,
-    ptr,
-    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
+    io, ptr,
+    sync::{
+        Arc,
+        atomic::{AtomicPtr, AtomicU32, Ordering},
+    },
     thread::{Builder, JoinHandle},
     time::Duration,
 };
@@ -16,8 +23,17 @@ use futures_channel::oneshot;
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::runtime::{Builder as TokioBuilder, Handle};
 
+use self::calls::Calls;
 use super::Runtime;
-use crate::time::{Millis, Moment};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    time::{Millis, Moment},
+};
+
+mod calls;
+
+/// The pause before another try to have a thread.
+const NO_THREAD: Duration = Duration::from_millis(100);
 
 /// The clocks, timers and tasks of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,18 +48,44 @@ impl Runtime for Native {
         clock::monotonic()
     }
 
+    fn start(&self) -> Result<()> {
+        background().map(drop).map_err(|error| {
+            let message = format!(
+                "cannot start the background thread that keeps locks alive: {error}; raise the limits on threads and \
+                 open files (ulimit -u, ulimit -n)"
+            );
+            Error::new(ErrorKind::Unavailable, message).with_source(error)
+        })
+    }
+
     #[allow(clippy::disallowed_methods, reason = "this is where sleep comes from")]
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let _context = handle().enter();
-        tokio::time::sleep(duration).boxed()
+        match background() {
+            Ok(background) => {
+                let _context = background.handle.enter();
+                tokio::time::sleep(duration).boxed()
+            }
+            Err(_) => async move { std::thread::sleep(duration) }.boxed(),
+        }
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        handle().spawn(task);
+        match background() {
+            Ok(background) => drop(background.handle.spawn(task)),
+            Err(error) => tracing::error!(%error, "a task is dropped: there is no background thread"),
+        }
     }
 
     fn call(&self, code: Box<dyn FnOnce() + Send>) {
-        handle().spawn_blocking(code);
+        match background() {
+            Ok(background) => {
+                background.calls.push(code);
+                if background.calls.start().is_err() {
+                    background.handle.spawn(call_later(background.calls.clone()));
+                }
+            }
+            Err(error) => tracing::error!(%error, "a callback is dropped: there is no background thread"),
+        }
     }
 
     fn random(&self) -> u128 {
@@ -55,14 +97,24 @@ impl Runtime for Native {
     }
 }
 
+async fn call_later(calls: Arc<Calls>) {
+    while let Err(error) = calls.start() {
+        tracing::warn!(%error, "no thread for a callback: it comes later");
+        Native.sleep(NO_THREAD).await;
+    }
+}
+
 /// Starts a thread that no signal is delivered to: a program's signals belong to the program's own threads, and a
 /// `Ctrl-C` that lands on one of ours would not wake it.
 ///
 /// # Errors
 /// The operating system's, when it has no thread to give.
+pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    start_thread(Builder::new().name(name.to_owned()).stack_size(256 * 1024), body)
+}
+
 #[allow(clippy::disallowed_methods, reason = "this is where threads come from")]
-pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    let builder = Builder::new().name(name.to_owned()).stack_size(256 * 1024);
+fn start_thread(builder: Builder, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     #[cfg(unix)]
     {
         let old = signals::block_all();
@@ -119,62 +171,54 @@ fn process() -> u32 {
     FORKS.load(Ordering::Relaxed)
 }
 
-struct Slot {
+/// What runs in the background of a process.
+struct Background {
     process: u32,
     handle: Handle,
+    calls: Arc<Calls>,
     /// The runtime ends when this is dropped.
     _running: oneshot::Sender<()>,
 }
 
-/// The handle of this process's background runtime.
+/// What runs in the background of this process, started if it does not run yet.
 ///
 /// An atomic pointer and no lock, because a lock could be held by another thread at the moment of a `fork` and would
-/// then never be free in the child. Slots are never freed: there is one for each process, and a child must not drop the
-/// runtime of its parent, whose thread it does not have.
-fn handle() -> &'static Handle {
-    static SLOT: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+/// then never be free in the child. What it points to is never freed: there is one for each process, and a child must not drop
+/// the runtime of its parent, whose thread it does not have.
+fn background() -> io::Result<&'static Background> {
+    static CURRENT: AtomicPtr<Background> = AtomicPtr::new(ptr::null_mut());
     let process = process();
-    let current = SLOT.load(Ordering::Acquire);
-    // SAFETY: a pointer in SLOT comes from Box::into_raw below and is never freed.
-    if let Some(slot) = unsafe { current.as_ref() }
-        && slot.process == process
+    let current = CURRENT.load(Ordering::Acquire);
+    // SAFETY: a pointer in CURRENT comes from Box::into_raw below and is never freed.
+    if let Some(background) = unsafe { current.as_ref() }
+        && background.process == process
     {
-        return &slot.handle;
+        return Ok(background);
     }
-    let fresh = Box::into_raw(Box::new(start(process)));
-    match SLOT.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire) {
+    let fresh = Box::into_raw(Box::new(start(process)?));
+    match CURRENT.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire) {
         // SAFETY: just made, and never freed from here on.
-        Ok(_) => unsafe { &(*fresh).handle },
+        Ok(_) => Ok(unsafe { &*fresh }),
         Err(winner) => {
             // Another thread was faster.
             // SAFETY: nobody else has seen `fresh`; `winner` is what another thread has put there for good.
             unsafe {
                 drop(Box::from_raw(fresh));
-                &(*winner).handle
+                Ok(&*winner)
             }
         }
     }
 }
 
-fn start(process: u32) -> Slot {
-    // Both fail only where the system has no thread, descriptor or memory left to give, and then no lock of a network
-    // backend can be kept alive: better to end here, with the reason, than to lose locks later.
-    #[allow(clippy::expect_used)]
-    let runtime = TokioBuilder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(32)
-        .thread_name("windlass-call")
-        .build()
-        .expect("windlass cannot start its background runtime");
+fn start(process: u32) -> io::Result<Background> {
+    let runtime = TokioBuilder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     let (running, stopped) = oneshot::channel::<()>();
-    #[allow(clippy::expect_used)]
     thread("windlass", move || {
         // Ends by the drop of the sender, too.
         let _ = runtime.block_on(stopped);
-    })
-    .expect("windlass cannot start its background thread");
-    Slot { process, handle, _running: running }
+    })?;
+    Ok(Background { process, handle, calls: Arc::default(), _running: running })
 }
 
 #[cfg(unix)]

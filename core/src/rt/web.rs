@@ -9,7 +9,10 @@ use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use super::Runtime;
-use crate::time::{Millis, Moment};
+use crate::{
+    error::Result,
+    time::{Millis, Moment},
+};
 
 /// The longest delay `setTimeout` takes; longer ones are counted out in pieces.
 const LONGEST_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
@@ -19,6 +22,10 @@ const LONGEST_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 pub struct Web;
 
 impl Runtime for Web {
+    fn start(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn now(&self) -> Moment {
         Moment { boot: performance_now(), wall: Duration::from_millis(Date::now() as u64) }
     }

@@ -5,7 +5,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -203,9 +203,14 @@ fn trouble_is_tried_again_until_the_timeout() {
         sim(24, async |sim| {
             let client = sim.client();
             client.link.set(Faults { cut_there: true, resets, ..ms(2) });
-            let acquire = client.locker.lock("lock").timeout(2 * TTL);
+            let troubles = Arc::new(AtomicUsize::new(0));
+            let count = troubles.clone();
+            let acquire = client.locker.lock("lock").timeout(2 * TTL).on_trouble(move |error| {
+                assert_eq!(error.kind(), ErrorKind::Unavailable);
+                count.fetch_add(1, Ordering::SeqCst);
+            });
             let error = sim.soon("the timeout", acquire.into_future()).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "nobody has said that it is taken: {error}");
             near(sim.world.now(), 2 * TTL, 10);
             let tries: Vec<Duration> = client
                 .link
@@ -215,6 +220,7 @@ fn trouble_is_tried_again_until_the_timeout() {
                 .map(|(at, _)| at)
                 .collect();
             assert!(tries.len() >= 4 && tries.len() <= 60, "{} tries", tries.len());
+            assert!(tries.len() - troubles.load(Ordering::SeqCst) <= 1, "each but the last was told");
             let gaps: Vec<Duration> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
             assert!(gaps.iter().max().unwrap() <= &Duration::from_secs(10), "{gaps:?}");
             // One who only tries does not wait.

@@ -177,6 +177,23 @@ fn r3_a_short_outage_costs_nothing() {
     }
 }
 
+/// What panics in a backend, or in whoever listens to traces, must not end the care for what is held.
+#[test]
+fn r3_a_panic_under_the_keeper_ends_no_renewal() {
+    sim(5, async |sim| {
+        let client = sim.client();
+        let guard = client.locker.lock("lock").await.unwrap();
+        client.link.set(Faults { renewal_panics: true, ..ms(2) });
+        sim.sleep(TTL / 2).await;
+        client.link.set(ms(2));
+        let later = client.locker.lock("another").await.unwrap();
+        sim.sleep(5 * TTL).await;
+        assert!(guard.is_held() && later.is_held());
+        client.link.set(Faults { renewal_panics: true, ..ms(2) });
+        assert_eq!(sim.soon("the loss", guard.lost()).await, LostReason::Expired);
+    });
+}
+
 #[test]
 fn r4_a_paused_holder_is_fenced() {
     sim(4, async |sim| {
