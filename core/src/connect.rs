@@ -35,6 +35,12 @@ pub async fn connect(url: &str) -> Result<Locker> {
 
 /// Where locks live if nobody says: `$WINDLASS_URL`, else files of this user on this machine.
 ///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+/// let locker = windlass::connect(&windlass::default_url()?).await?;
+/// # let _ = locker; Ok(()) }
+/// ```
+///
 /// # Errors
 /// [`ErrorKind::Denied`] when the directory of this user is not safe to use; [`ErrorKind::InvalidInput`] when
 /// `$WINDLASS_URL` is not UTF-8.
@@ -61,6 +67,14 @@ fn from_environment(name: &str) -> Result<Option<String>> {
 }
 
 /// What applies to all locks of a locker.
+///
+/// ```
+/// # use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+/// let options = windlass::ConnectOptions::new().ttl(Duration::from_secs(15)).owner("nightly job");
+/// let locker = options.connect("memory:options-docs").await?;
+/// # let _ = locker; Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
     ttl: Option<Duration>,

@@ -109,7 +109,8 @@ impl Guard {
         self.release_shared().await
     }
 
-    /// [`release`](Self::release) for a guard that several parts of a program share. It can be called more than once.
+    /// [`release`](Self::release) for a guard that several parts of a program share. It can be called more than once, and
+    /// is as cancel-safe.
     ///
     /// # Errors
     /// As for [`release`](Self::release).
@@ -122,6 +123,15 @@ impl Guard {
     }
 
     /// Gives up exclusiveness without a gap: the claim becomes shared, and shared claims that wait are let in.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+    /// let locker = windlass::connect("memory:downgrade-docs").await?;
+    /// let guard = locker.lock("report").await?;
+    /// guard.downgrade().await?; // others may read from now on, and nobody could write in between
+    /// assert!(locker.lock("report").shared().try_acquire().await?.is_some());
+    /// # Ok(()) }
+    /// ```
     ///
     /// Cancel-safe: it goes on in the background when the future is dropped.
     ///
@@ -151,6 +161,15 @@ impl Guard {
     /// meanwhile. At most one claim is upgradable at a time, so two upgrades cannot wait for each other.
     ///
     /// After `timeout` (`None`: no limit), or when the future is dropped, the claim is upgradable as before.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+    /// let locker = windlass::connect("memory:upgrade-docs").await?;
+    /// let guard = locker.lock("report").upgradable().await?; // reads beside other readers
+    /// guard.upgrade(None).await?; // and now writes, alone
+    /// assert_eq!(guard.mode(), windlass::Mode::Exclusive);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Timeout`], [`ErrorKind::InvalidInput`] when the claim is not upgradable, [`ErrorKind::Lost`].

@@ -178,6 +178,7 @@ impl Lock {
     }
 
     /// Takes the lock if it can be had at once: `None` when it is held in a way that conflicts, or somebody waits for it.
+    /// Cancel-safe: a dropped future leaves no grant.
     ///
     /// # Errors
     /// As for the awaited lock, but for the timeout. An unavailable backend is an error at once.
@@ -187,6 +188,8 @@ impl Lock {
 
     /// Acquires the lock, runs the work, releases the lock. The work is given the guard; its future is dropped when the
     /// lock is lost.
+    ///
+    /// Cancel-safe: a dropped future drops the work, and leaves neither a grant nor a place in the queue.
     ///
     /// Work that has ended is not taken back because the release could not be confirmed: its output comes, a warning is
     /// logged, and the lock is free when its TTL is over.
@@ -288,7 +291,7 @@ impl LockAll {
         self
     }
 
-    /// Takes the locks if all of them can be had at once.
+    /// Takes the locks if all of them can be had at once. Cancel-safe: a dropped future leaves no grant.
     ///
     /// # Errors
     /// As for [`Lock::try_acquire`].

@@ -91,7 +91,18 @@ impl Locker {
         LockAll::new(names, Lock::new(self.clone(), first.map_or_else(|| "-".parse(), Ok)))
     }
 
-    /// Takes up a held lock from a ticket: from now on this locker renews and releases it.
+    /// Takes up a held lock from a ticket: from now on this locker renews and releases it. Cancel-safe: if the future is
+    /// dropped, the ticket can be attached again for as long as its claim lives.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+    /// let locker = windlass::connect("memory:attach-docs").await?;
+    /// let ticket = locker.lock("deploy").await?.detach()?;
+    /// let text = ticket.reveal(); // to another process, on a way that nobody else reads
+    /// let guard = locker.attach(&text.parse()?).await?;
+    /// assert!(guard.is_held());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::NotHeld`] when the claim has run out or was released, or belongs to a process that cannot hand it
@@ -121,7 +132,16 @@ impl Locker {
         }
     }
 
-    /// Who holds and who waits, for the names that begin with `prefix` (`""`: all), sorted by name.
+    /// Who holds and who waits, for the names that begin with `prefix` (`""`: all), sorted by name. Cancel-safe.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+    /// let locker = windlass::connect("memory:list-docs").await?;
+    /// let guard = locker.lock("deploy").owner("ann").await?;
+    /// assert_eq!(locker.list("dep").await?[0].holders[0].owner.owner, "ann");
+    /// # drop(guard);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// What the backend says.
@@ -131,6 +151,20 @@ impl Locker {
 
     /// The locks whose names begin with `prefix`, and then each one again whenever it has changed. A lock that is
     /// free comes once more without holders and waiters. What changes and changes back between two looks may be left out.
+    /// Cancel-safe, as is each item of the stream.
+    ///
+    /// ```
+    /// # use std::pin::pin;
+    /// # use futures_util::StreamExt;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+    /// let locker = windlass::connect("memory:watch-docs").await?;
+    /// let guard = locker.lock("deploy").await?;
+    /// let mut changes = pin!(locker.watch("").await?);
+    /// assert_eq!(changes.next().await.unwrap()?.holders.len(), 1);
+    /// guard.release().await?;
+    /// assert_eq!(changes.next().await.unwrap()?.holders.len(), 0);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// What the backend says; the stream ends after an error.
@@ -142,6 +176,17 @@ impl Locker {
 
     /// Frees a lock as an operator: all its claims, or only those with this fencing token, which shared claims may have
     /// in common. Whoever held it is told `force_released`; waiters are let in. Returns whom it was taken from; empty if nobody held it.
+    ///
+    /// A dropped future may or may not have freed it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+    /// let locker = windlass::connect("memory:force-docs").await?;
+    /// let guard = locker.lock("deploy").await?;
+    /// assert_eq!(locker.force_release("deploy", None).await?.len(), 1);
+    /// assert_eq!(guard.lost().await, windlass::LostReason::ForceReleased);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`], [`ErrorKind::Denied`], what the backend says.
@@ -156,7 +201,9 @@ impl Locker {
             return Err(session.explain(unsupported("force-release"), &name));
         }
         let taken = session.backend.force_release(&name, fencing_token).await;
-        taken.map_err(|error| session.explain(error, &name))
+        let taken = taken.map_err(|error| session.explain(error, &name))?;
+        tracing::warn!(lock = %name, holders = taken.len(), "freed by force");
+        Ok(taken)
     }
 
     /// What the backend can promise.
@@ -184,7 +231,8 @@ impl Locker {
     }
 
     /// Releases everything that is held through this locker and its clones, and lets nobody acquire through them any more.
-    /// Guards that are still there are told `session_ended`, and those who wait are refused.
+    /// Guards that are still there are told `session_ended`, and those who wait are refused. Cancel-safe: it goes on in the
+    /// background when the future is dropped.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the backend could not be told; what was held is then free when its TTL is over.
