@@ -91,7 +91,10 @@ fn a_wait_and_a_hold_are_spans_and_what_an_operator_does_is_an_event() {
             let guard = waiter.await.unwrap();
             assert_eq!(lines.that_say("closed"), ["1 closed", "2 closed"]);
             locker.force_release("deploy", None).await.unwrap();
-            assert_eq!(lines.that_say("freed by force"), ["WARN message=freed by force lock=deploy holders=1"]);
+            assert_eq!(
+                lines.that_say("freed by force"),
+                ["WARN message=freed by force lock=deploy holders=1"]
+            );
             drop(guard);
         };
         assert!(work.boxed().now_or_never().is_some(), "nothing here has to wait for another thread");
