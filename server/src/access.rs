@@ -18,6 +18,8 @@ mod provider;
 mod rights;
 mod tokens;
 
+#[cfg(fuzzing)]
+pub use jwt::fuzz;
 pub use jwt::{Claims, JwtKey, JwtKeys, Scope, mint};
 pub use rights::{Pattern, Permission, Right, Rights};
 pub use tokens::{Tokens, hashed, secret};

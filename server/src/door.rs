@@ -41,6 +41,8 @@ use crate::{
 mod sites;
 
 pub(crate) use sites::Sites;
+#[cfg(fuzzing)]
+pub use sites::fuzz;
 use sites::{Protection, protection};
 
 /// For how long browsers may remember what may be asked from elsewhere: as long as any does.

@@ -21,6 +21,9 @@ mod audit;
 mod door;
 mod durable;
 mod events;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod listen;
 mod lockgate;

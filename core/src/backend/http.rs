@@ -380,10 +380,9 @@ impl Backend for HttpBackend {
         match self.transport.stream(request).await.map_err(|error| error.with_backend(&self.url))? {
             Streamed::Refused(response) => Err(refusal(&response).with_backend(&self.url)),
             Streamed::Body(body) => {
-                // Each event is a hint; lines that begin with a colon keep the connection open and say nothing.
                 let hints = body.filter_map(move |piece| {
                     let hint = match piece {
-                        Ok(piece) => piece.windows(5).any(|part| part == b"data:").then_some(Ok(())),
+                        Ok(piece) => is_hint(&piece).then_some(Ok(())),
                         Err(error) => Some(Err(error.with_backend(&url))),
                     };
                     async move { hint }
@@ -429,6 +428,12 @@ fn refusal(response: &Response) -> Error {
         (None, Some(after)) => error.with_retry_after(after),
         _ => error,
     }
+}
+
+/// Whether a piece of a stream of events has some of an event in it, and not only what keeps the connection open. Pieces end
+/// anywhere; a hint too many costs a look.
+pub(crate) fn is_hint(piece: &[u8]) -> bool {
+    piece.iter().any(|byte| !b":\r\n".contains(byte))
 }
 
 /// For the value of a query.

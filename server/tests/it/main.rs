@@ -7,6 +7,7 @@ mod kit;
 mod access;
 mod audit;
 mod limits;
+mod openapi;
 mod sites;
 mod slow;
 mod tls;

@@ -1,0 +1,7 @@
+//! URLs of places for locks.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|url: &str| windlass::fuzzing::url(url));
