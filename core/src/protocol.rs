@@ -138,7 +138,8 @@ pub struct Acquire {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AcquireAll {
-    /// Which locks, each with an id of its own.
+    /// Which locks, each once and with an id of its own.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 10_000)))]
     pub claims: Vec<ClaimRef>,
     /// And how.
     #[serde(flatten)]
@@ -148,6 +149,7 @@ pub struct AcquireAll {
 /// The answer to an acquire or a change: `G` is one [`Grant`], or one for each claim in the order of the question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Acquired_{G}"))]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Acquired<G> {
     /// The lock is held.
@@ -207,6 +209,7 @@ pub struct Renew {
     #[cfg_attr(feature = "schema", schemars(with = "Option<ClaimId>"))]
     pub client: Option<ClaimId>,
     /// Which claims.
+    #[cfg_attr(feature = "schema", schemars(length(max = 10_000)))]
     pub claims: Vec<ClaimRef>,
     /// For how many milliseconds the server may hold the request open, unless it has news for this client: 60,000 at the most,
     /// and not at all unless told. It renews the claims when the request comes and again when it answers.
@@ -341,7 +344,7 @@ pub struct Problem {
     pub status: u16,
     /// What happened and what to do.
     pub detail: String,
-    /// The [`ErrorKind`] in snake case.
+    /// What to do about it: the [`ErrorKind`] in snake case, such as `not_held` or `unavailable`.
     pub kind: String,
     /// Which lock it happened to.
     #[serde(skip_serializing_if = "Option::is_none")]

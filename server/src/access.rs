@@ -60,6 +60,16 @@ impl Access {
         }
     }
 
+    /// Whether somebody whom a token of `version` stood for is still known; not whether a signed token has expired.
+    pub(crate) fn still_knows(&self, identity: &Arc<Identity>, version: u64) -> bool {
+        match &self.tokens {
+            Some(tokens) if identity.expires.is_none() && tokens.version() != version => {
+                tokens.still_has(identity)
+            }
+            _ => true,
+        }
+    }
+
     /// Changes with what tokens are known.
     pub(crate) fn version(&self) -> u64 {
         self.tokens.as_ref().map_or(0, Tokens::version)

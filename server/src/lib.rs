@@ -135,7 +135,7 @@ impl Server {
             connections: meter.connections.clone(),
             refusals: meter.refusals.clone(),
             router: routes::router(self.spaces.clone(), meter),
-            access,
+            access: Arc::new(access),
             sites: Sites::new(&hosts, &origins, address, asks_who),
             ledger: Arc::new(Ledger::new(limits.clone(), audit)),
             limits: Arc::new(limits),
