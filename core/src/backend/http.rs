@@ -432,7 +432,7 @@ fn refusal(response: &Response) -> Error {
 
 /// Whether a piece of a stream of events has some of an event in it, and not only what keeps the connection open. Pieces end
 /// anywhere; a hint too many costs a look.
-pub(crate) fn is_hint(piece: &[u8]) -> bool {
+fn is_hint(piece: &[u8]) -> bool {
     piece.iter().any(|byte| !b":\r\n".contains(byte))
 }
 
@@ -447,4 +447,21 @@ fn percent_encode(text: &str) -> String {
         }
         encoded
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_seen_in_whatever_pieces_it_comes() {
+        let event = b"id: 1\nevent: lock\ndata: {}\n\n";
+        for cut in 1..event.len() - 2 {
+            assert!(event[..cut].iter().any(u8::is_ascii_alphabetic) == is_hint(&event[..cut]), "{cut}");
+            assert!(is_hint(&event[cut..]), "{cut}");
+        }
+        for silence in [&b":\n\n"[..], b":", b"\n", b"\r\n", b""] {
+            assert!(!is_hint(silence));
+        }
+    }
 }

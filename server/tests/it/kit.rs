@@ -19,9 +19,13 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Serves until the test ends.
 pub(crate) async fn serve(options: ServerOptions) -> SocketAddr {
+    serve_at(Server::with_options(Store::in_memory(), options).unwrap()).await
+}
+
+/// Where it serves until the test ends.
+pub(crate) async fn serve_at(server: Server) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::with_options(Store::in_memory(), options).unwrap();
     tokio::spawn(async move { server.serve(listener, std::future::pending()).await.unwrap() });
     address
 }

@@ -6,6 +6,7 @@ mod kit;
 
 mod access;
 mod audit;
+mod disk;
 mod limits;
 mod openapi;
 mod sites;

@@ -93,7 +93,7 @@ async fn it_is_served_to_everybody() {
     let address = serve(crate::kit::tokens("token-of-the-operator-1 operator all */*\n")).await;
     let answer = ask(address, "GET", "/openapi.json", &[], "").await;
     assert_eq!((answer.status, answer.field("content-type")), (200, "application/json"));
-    assert_eq!(serde_json::from_str::<Value>(&answer.body).unwrap(), document());
+    assert!(answer.body == include_str!("../../src/openapi.json"));
 }
 
 /// A problem that is not the route's own looks like all others.
