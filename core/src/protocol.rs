@@ -139,7 +139,7 @@ pub struct Acquire {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AcquireAll {
     /// Which locks, each once and with an id of its own.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 10_000)))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub claims: Vec<ClaimRef>,
     /// And how.
     #[serde(flatten)]
@@ -209,7 +209,6 @@ pub struct Renew {
     #[cfg_attr(feature = "schema", schemars(with = "Option<ClaimId>"))]
     pub client: Option<ClaimId>,
     /// Which claims.
-    #[cfg_attr(feature = "schema", schemars(length(max = 10_000)))]
     pub claims: Vec<ClaimRef>,
     /// For how many milliseconds the server may hold the request open, unless it has news for this client: 60,000 at the most,
     /// and not at all unless told. It renews the claims when the request comes and again when it answers.
