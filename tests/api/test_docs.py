@@ -1,4 +1,4 @@
-"""The examples of the docs are run: the shell of a page from top to bottom, and what it prints looks as the page says."""
+"""The examples of the docs are run: a page's shell from top to bottom, and what it prints looks as the page says."""
 
 import json
 import os
@@ -39,7 +39,9 @@ def test_examples(page, tmp_path):
     assert examples
     port = free_port()
     script = BEFORE + "".join(f"exec >out.{n}\n{at(port, shell)}\n" for n, (shell, _) in enumerate(examples))
-    ran = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=60
+    )
     log = tmp_path / "serve.log"
     assert ran.returncode == 0, (ran.stderr, log.exists() and log.read_text())
     for number, (shell, told) in enumerate(examples):
@@ -76,7 +78,7 @@ def environment(folder):
 
 def read(told):
     """JSON in which `…` stands for what is left out: the rest of a text, of a list, or a value."""
-    return json.loads(re.sub(r'(?<=[\[,:])…(?=[\],}])', '"…"', told))
+    return json.loads(re.sub(r"(?<=[\[,:])…(?=[\],}])", '"…"', told))
 
 
 def differences(told, printed, where="$"):

@@ -1,4 +1,4 @@
-"""What the server says of itself is true, and what it does not say it does not do: schemathesis asks it thousands of times."""
+"""What the server says of itself is true, and what it does not say it does not do: schemathesis asks a thousand times."""
 
 import os
 import subprocess

@@ -244,7 +244,7 @@ pub fn fuzz(text: &str) {
     if let Ok(claims) = serde_json::from_str::<serde_json::Value>(text) {
         let token = encode(&Header::new(Algorithm::HS256), &claims, sign).unwrap();
         if let Ok(identity) = keys.identify(&token) {
-            identity.may(super::Right::Acquire, "namespace", "name");
+            identity.may(Right::Acquire, "namespace", "name");
             assert!(!identity.has_expired(unix_now()), "{claims}");
         }
     }

@@ -1,18 +1,14 @@
 //! Who may do what: every route, with every kind of token.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use tempfile::NamedTempFile;
 use tokio::time::timeout;
 use windlass_server::{
     Access, ServerOptions,
-    token::{Claims, JwtKey, JwtKeys, Right, Scope, Tokens, mint},
+    token::{Claims, JwtKey, JwtKeys, Right, Scope, mint},
 };
 
-use crate::kit::{Answer, SOON, acquire, ask, ask_as, id, serve, tokens};
+use crate::kit::{Answer, SOON, acquire, ask, ask_as, id, serve, serve_file, tokens};
 
 const TOKENS: &str = "\
     token-of-the-operator-1 operator all */*\n\
@@ -193,18 +189,9 @@ async fn a_token_that_expires_while_its_renewal_is_parked_renews_nothing() {
     assert_eq!(ask_as(address, &token, "/v1/team-a/renew", &renew).await.status, 401);
 }
 
-/// A server whose file of tokens is this one; and the file.
-async fn serve_file(text: &str) -> (SocketAddr, NamedTempFile) {
-    let file = NamedTempFile::new().unwrap();
-    std::fs::write(&file, text).unwrap();
-    let tokens = Some(Tokens::of_file(file.path()).unwrap());
-    let options = ServerOptions { access: Access { tokens, jwt: None }, ..ServerOptions::default() };
-    (serve(options).await, file)
-}
-
 #[tokio::test]
 async fn a_token_that_is_taken_out_of_the_file_is_good_for_nothing() {
-    let (address, file) = serve_file(TOKENS).await;
+    let (address, file) = serve_file(TOKENS, |_| {}).await;
     assert_eq!(ask_as(address, OPERATOR, "/v1", "").await.status, 200);
     std::fs::write(&file, "token-of-somebody-else-1 other all */*\n").unwrap();
     let begun = Instant::now();
@@ -217,7 +204,7 @@ async fn a_token_that_is_taken_out_of_the_file_is_good_for_nothing() {
 /// A lock dies with its token, a TTL later at the most, and so does what its holder was about to hear.
 #[tokio::test]
 async fn what_began_with_a_token_ends_with_it_and_nobody_elses_does() {
-    let (address, file) = serve_file(TOKENS).await;
+    let (address, file) = serve_file(TOKENS, |_| {}).await;
     let (theirs, ours) = (id(), id());
     let long = |claim: &str| acquire(claim, claim).replace('{', r#"{"ttl_ms":6000,"#);
     for (token, claim) in [(BUILDER, &theirs), (OPERATOR, &ours)] {
