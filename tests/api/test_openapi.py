@@ -1,4 +1,4 @@
-"""What the server says of itself is true, and what it does not say it does not do: schemathesis asks a thousand times."""
+"""What the server says of itself is true, and it does nothing else: schemathesis asks it a thousand times."""
 
 import os
 import subprocess
