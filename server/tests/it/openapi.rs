@@ -22,9 +22,9 @@ in whole milliseconds. Ids are 32 hexadecimal digits of secure randomness, made 
 ignored, and new ones may come: ignore what you do not know. Errors are problems (RFC 9457), whose `kind` says what to do. What \
 is not here is 404, another method 405, a head of more than 16 KiB or 64 fields 431.";
 
-/// What a path does, and how it may end. The last one is for all that can go wrong with any request.
-const POSTED: [u16; 3] = [408, 411, 413];
+/// What any request to a namespace may be answered, and what one with a body besides.
 const ASKED: [u16; 4] = [400, 401, 403, 503];
+const POSTED: [u16; 3] = [408, 411, 413];
 
 /// What each refusal means.
 const REFUSALS: [(u16, &str, &str); 10] = [
@@ -218,7 +218,7 @@ fn paths(schemas: &mut Schemas) -> Value {
             "A downgrade is answered at once; an upgrade is held \
             open until it is granted.",
             granted,
-            &lock,
+            &[409],
         ),
     );
     add(
