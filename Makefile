@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench wheel build fmt clean \
 	test-core test-cli test-suite test-rust test-features test-wasm test-targets test-msrv test-python test-types \
-	test-page test-smoke test-docs deny
+	test-page test-api test-fuzz test-smoke test-docs deny
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ setup: ## Installs everything that the tests need
 fmt: ## Formats Rust, Python and Go
 	@scripts/setup rust python go
 	@cargo fmt --all
+	@cargo fmt --manifest-path fuzz/Cargo.toml
 	@.venv/bin/ruff format --quiet .
 	@gofmt -w bench/peers tests
 
@@ -60,6 +61,10 @@ test-smoke: ## The wheel on the oldest and newest Python
 	@scripts/run-tests smoke
 test-page: ## The server's page in a browser
 	@scripts/run-tests page
+test-api: ## The server as its OpenAPI document and the docs' examples describe it
+	@scripts/run-tests api
+test-fuzz: ## The parsers, fed with what nobody would send
+	@scripts/run-tests fuzz
 test-docs: ## The crate's documentation
 	@scripts/run-tests docs
 deny: ## Licences and sources of dependencies

@@ -12,6 +12,7 @@ use crate::{
 
 /// How a claim shares the lock with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Alone.
@@ -51,6 +52,7 @@ pub enum Entry {
 
 /// Who asks: shown to people, never compared.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Owner {
     /// `user@host:pid` unless told otherwise.
     pub owner: String,
@@ -149,6 +151,7 @@ pub enum Happening {
 
 /// Who holds a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Holder {
     /// Who.
     #[serde(flatten)]
@@ -158,26 +161,30 @@ pub struct Holder {
     /// The number of the grant; it names the grant to people and operators. 0 where a foreign client holds the lock
     /// that has none.
     pub fencing_token: u64,
-    /// For how long it has been held, where the backend knows.
+    /// For how long it has been held, where the backend knows; in messages in milliseconds.
     #[serde(rename = "held_for_ms", with = "millis", default)]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub held_for: Option<Duration>,
 }
 
 /// Who stands in line for a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Waiter {
     /// Who.
     #[serde(flatten)]
     pub owner: Owner,
     /// How it wants to share.
     pub mode: Mode,
-    /// For how long it has waited, where the backend knows.
+    /// For how long it has waited, where the backend knows; in messages in milliseconds.
     #[serde(rename = "waited_for_ms", with = "millis", default)]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub waited_for: Option<Duration>,
 }
 
 /// A lock as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// Which lock.
     pub name: Name,
@@ -189,6 +196,7 @@ pub struct Status {
 
 /// Why one waits: what `on_wait` is told, and what a timeout error carries.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Waiting {
     /// Who holds the lock.
     pub holders: Vec<Holder>,

@@ -160,6 +160,12 @@ pub fn open_backend(url: &str, rt: Arc<dyn Runtime>) -> Result<Arc<dyn Backend>>
     opener(Address::parse(url)?, rt)?()
 }
 
+/// Says what a URL leads to, and opens nothing: that would make directories.
+#[cfg(fuzzing)]
+pub fn fuzz(url: &str) -> Result<()> {
+    opener(Address::parse(url)?, Arc::new(crate::rt::Native)).map(drop)
+}
+
 type Open = Box<dyn Fn() -> Result<Arc<dyn Backend>> + Send + Sync>;
 
 /// How to open the backend of a scheme, now and again in a child of `fork`.

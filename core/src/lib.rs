@@ -4,6 +4,9 @@ pub mod ask;
 pub mod backend;
 mod connect;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod held;
 mod keeper;
@@ -19,6 +22,8 @@ mod owner;
 pub mod protocol;
 mod record;
 pub mod rt;
+#[cfg(feature = "schema")]
+mod schema;
 mod session;
 pub mod table;
 mod ticket;

@@ -22,11 +22,13 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// A claim, as a message names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClaimRef {
     /// Which lock.
     pub name: Name,
     /// The secret.
     #[serde(with = "hex")]
+    #[cfg_attr(feature = "schema", schemars(with = "ClaimId"))]
     pub claim: ClaimId,
 }
 
@@ -44,6 +46,7 @@ impl From<ClaimRef> for Claim {
 
 /// What to do when the lock cannot be had at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
     /// Stand in line.
@@ -57,9 +60,11 @@ pub enum Entry {
 
 /// What an acquire of one lock and one of several have in common.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Terms {
     /// Who speaks for the claims: news of them comes with this client's parked renewals.
     #[serde(default, with = "maybe_hex", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<ClaimId>"))]
     pub client: Option<ClaimId>,
     /// How to share the lock.
     #[serde(default)]
@@ -67,16 +72,17 @@ pub struct Terms {
     /// What to do when it is taken.
     #[serde(default)]
     pub entry: Entry,
-    /// How long the grant lives without renewal.
+    /// How long the grant lives without renewal, in milliseconds.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1_000, max = 3_600_000)))]
     #[serde(default = "default_ttl")]
     pub ttl_ms: u64,
-    /// For how long the server may hold the request open; it may answer sooner.
+    /// For how many milliseconds the server may hold the request open; it may answer sooner. 60,000 unless told, and at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
     /// Who asks, for people to see.
     #[serde(default)]
     pub owner: String,
-    /// Something more for people to see.
+    /// Something more for people to see. It and `owner` have 3 KiB together unless the server allows for more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
 }
@@ -118,6 +124,7 @@ impl Terms {
 
 /// `POST acquire`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Acquire {
     /// Which lock, and by which id.
     #[serde(flatten)]
@@ -129,8 +136,10 @@ pub struct Acquire {
 
 /// `POST acquire-all`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AcquireAll {
-    /// Which locks, each with an id of its own.
+    /// Which locks, each once and with an id of its own.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub claims: Vec<ClaimRef>,
     /// And how.
     #[serde(flatten)]
@@ -139,14 +148,16 @@ pub struct AcquireAll {
 
 /// The answer to an acquire or a change: `G` is one [`Grant`], or one for each claim in the order of the question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "Acquired_{G}"))]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Acquired<G> {
     /// The lock is held.
     Granted {
         /// What was granted.
         grant: G,
-        /// How long the request was held before its grant began: a client counts the TTL from the sending of the
-        /// request plus this.
+        /// For how many milliseconds the request was held before its grant began: a client counts the TTL from the sending of
+        /// the request plus this.
         held_ms: u64,
     },
     /// It is not yet one's turn. The claim keeps its place for two seconds: ask again by its id.
@@ -157,12 +168,13 @@ pub enum Acquired<G> {
 
 /// A granted claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Grant {
     /// Greater than that of every earlier grant that it conflicts with.
     pub fencing_token: u64,
     /// How the lock is shared.
     pub mode: Mode,
-    /// How long it lives without renewal; absent where the server's store needs none.
+    /// How many milliseconds it lives without renewal; absent where the server's store needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
     /// What shows the server that it has granted this, should it ever have to be shown: see [`Renew::proven`].
@@ -179,6 +191,7 @@ impl From<&ask::Grant> for Grant {
 
 /// A claim with the proof that came with its grant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Proven {
     /// What was granted.
     #[serde(flatten)]
@@ -189,14 +202,16 @@ pub struct Proven {
 
 /// `POST renew`: answered at once, or parked until something happens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Renew {
     /// Who speaks for the claims from now on.
     #[serde(default, with = "maybe_hex", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<ClaimId>"))]
     pub client: Option<ClaimId>,
     /// Which claims.
     pub claims: Vec<ClaimRef>,
-    /// How long the server may hold the request open, unless it has news for this client; it renews the claims when the request
-    /// comes and again when it answers.
+    /// For how many milliseconds the server may hold the request open, unless it has news for this client: 60,000 at the most,
+    /// and not at all unless told. It renews the claims when the request comes and again when it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub park_ms: Option<u64>,
     /// Those that the server did not know and wants [`proof`](Renewed::prove) of.
@@ -206,8 +221,9 @@ pub struct Renew {
 
 /// The answer to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Renewed {
-    /// How long the request was held before the claims were renewed for the last time.
+    /// For how many milliseconds the request was held before the claims were renewed for the last time.
     pub held_ms: u64,
     /// What became of each claim, in the order of the question.
     pub claims: Vec<Renewal>,
@@ -222,6 +238,7 @@ pub struct Renewed {
 
 /// What became of one claim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Renewal {
     /// It lives on.
@@ -239,6 +256,7 @@ pub enum Renewal {
 
 /// What happened to a claim by the doing of others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct News {
     /// Which one.
     #[serde(flatten)]
@@ -250,6 +268,7 @@ pub struct News {
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "happened", rename_all = "snake_case")]
 pub enum Happening {
     /// It is gone.
@@ -263,6 +282,7 @@ pub enum Happening {
 
 /// `POST release`: all of these, held or waiting, in one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Release {
     /// Which claims.
     pub claims: Vec<ClaimRef>,
@@ -270,19 +290,21 @@ pub struct Release {
 
 /// `POST change`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
     /// Which claim.
     #[serde(flatten)]
     pub claim: ClaimRef,
     /// To which mode.
     pub to: Mode,
-    /// For how long the server may hold the request open.
+    /// For how many milliseconds the server may hold the request open: 60,000 unless told, and at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
 }
 
 /// `POST force-release`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ForceRelease {
     /// Which lock.
     pub name: Name,
@@ -293,6 +315,7 @@ pub struct ForceRelease {
 
 /// The answer to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ForceReleased {
     /// Whom the lock was taken from.
     pub taken_from: Vec<Holder>,
@@ -300,6 +323,7 @@ pub struct ForceReleased {
 
 /// `GET locks?prefix=`: who holds and who waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Locks {
     /// Sorted by name.
     pub locks: Vec<ask::Status>,
@@ -307,6 +331,7 @@ pub struct Locks {
 
 /// An error as RFC 9457 writes it, with what a client of ours wants to know besides.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Problem {
     /// `about:blank`: the status says it all.
@@ -318,12 +343,12 @@ pub struct Problem {
     pub status: u16,
     /// What happened and what to do.
     pub detail: String,
-    /// The [`ErrorKind`] in snake case.
+    /// What to do about it: the [`ErrorKind`] in snake case, such as `not_held` or `unavailable`.
     pub kind: String,
     /// Which lock it happened to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<Name>,
-    /// When to ask again.
+    /// After how many milliseconds to ask again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
 }

@@ -18,6 +18,8 @@ mod provider;
 mod rights;
 mod tokens;
 
+#[cfg(fuzzing)]
+pub use jwt::fuzz;
 pub use jwt::{Claims, JwtKey, JwtKeys, Scope, mint};
 pub use rights::{Pattern, Permission, Right, Rights};
 pub use tokens::{Tokens, hashed, secret};
@@ -55,6 +57,16 @@ impl Access {
             Some(tokens) => tokens.certified(subject),
             None if self.jwt.is_none() => Some(Arc::new(Identity::of_everything(subject))),
             None => None,
+        }
+    }
+
+    /// Whether somebody whom a token of `version` stood for is still known; not whether a signed token has expired.
+    pub(crate) fn still_knows(&self, identity: &Arc<Identity>, version: u64) -> bool {
+        match &self.tokens {
+            Some(tokens) if identity.expires.is_none() && tokens.version() != version => {
+                tokens.still_has(identity)
+            }
+            _ => true,
         }
     }
 

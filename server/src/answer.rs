@@ -1,10 +1,11 @@
 //! Questions and answers as JSON, and refusals as RFC 9457 problems.
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    extract::{FromRequestParts, Path, Query},
+    http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use windlass::{Error, ErrorKind, protocol::Problem};
 
 use crate::{access::BadToken, limits::TooMany, metrics::Refused, routes::of_this_moment};
@@ -86,6 +87,39 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
     }
     response.extensions_mut().insert(Refused { status: problem.status, kind: problem.kind.clone() });
     response
+}
+
+/// The namespace that a path names.
+pub(crate) struct Namespace(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Namespace {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_) => Err(invalid("the namespace in the path is not UTF-8").into()),
+        }
+    }
+}
+
+/// `?prefix=`: what the names of the wanted locks begin with.
+pub(crate) struct Prefix(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Prefix {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        #[derive(Deserialize)]
+        struct Of {
+            #[serde(default)]
+            prefix: String,
+        }
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(Of { prefix })) => Ok(Self(prefix)),
+            Err(_) => Err(invalid("the query has one prefix: write ?prefix=TEXT").into()),
+        }
+    }
 }
 
 /// Reads a question.

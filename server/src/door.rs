@@ -41,6 +41,8 @@ use crate::{
 mod sites;
 
 pub(crate) use sites::Sites;
+#[cfg(fuzzing)]
+pub use sites::fuzz;
 use sites::{Protection, protection};
 
 /// For how long browsers may remember what may be asked from elsewhere: as long as any does.
@@ -49,7 +51,7 @@ const REMEMBER: HeaderValue = HeaderValue::from_static("7200");
 /// What all connections of a server have in common.
 pub(crate) struct Door {
     pub(crate) router: Router,
-    pub(crate) access: Access,
+    pub(crate) access: Arc<Access>,
     pub(crate) sites: Sites,
     pub(crate) limits: Arc<Limits>,
     pub(crate) deadlines: Deadlines,
@@ -60,9 +62,16 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    fn who(&self, identity: Option<Arc<Identity>>, name: String) -> Who {
-        let account = self.accounts.find(name);
-        Who(Arc::new(Caller { identity, account, ledger: self.ledger.clone(), limits: self.limits.clone() }))
+    /// Somebody, as `version` of the tokens says.
+    fn who(&self, identity: Option<Arc<Identity>>, version: u64, name: String) -> Who {
+        Who(Arc::new(Caller {
+            identity,
+            version,
+            access: self.access.clone(),
+            account: self.accounts.find(name),
+            ledger: self.ledger.clone(),
+            limits: self.limits.clone(),
+        }))
     }
 }
 
@@ -87,14 +96,15 @@ struct Shown {
 impl Visitor {
     /// A connection from `address`, over which a certificate of this subject was shown.
     pub(crate) fn new(door: Arc<Door>, pace: Arc<Pace>, address: IpAddr, subject: Option<&str>) -> Self {
+        let version = door.access.version();
         let certified = subject.and_then(|subject| door.access.certified(subject));
         let without_token = match certified {
             Some(identity) => {
                 let name = identity.name.clone();
-                Some(door.who(Some(identity), name))
+                Some(door.who(Some(identity), version, name))
             }
             None if door.access.is_anonymous() && subject.is_none() => {
-                Some(door.who(None, crate::limits::whose(address).to_string()))
+                Some(door.who(None, version, crate::limits::whose(address).to_string()))
             }
             None => None,
         };
@@ -198,7 +208,7 @@ impl Visitor {
         let identity =
             self.door.access.identify(&token).map_err(|why| Refusal::unauthenticated(Some(why)))?;
         let name = identity.name.clone();
-        let who = self.door.who(Some(identity), name);
+        let who = self.door.who(Some(identity), version, name);
         *last = Some(Shown { credentials: credentials.clone(), who: who.clone(), version });
         Ok(who)
     }

@@ -21,6 +21,9 @@ mod audit;
 mod door;
 mod durable;
 mod events;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod listen;
 mod lockgate;
@@ -132,7 +135,7 @@ impl Server {
             connections: meter.connections.clone(),
             refusals: meter.refusals.clone(),
             router: routes::router(self.spaces.clone(), meter),
-            access,
+            access: Arc::new(access),
             sites: Sites::new(&hosts, &origins, address, asks_who),
             ledger: Arc::new(Ledger::new(limits.clone(), audit)),
             limits: Arc::new(limits),

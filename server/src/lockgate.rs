@@ -68,6 +68,8 @@ mod messages;
 mod places;
 
 use given::{Given, Speaking};
+#[cfg(fuzzing)]
+pub use messages::fuzz;
 use messages::{Acquire, Done, Echo, Handle, OfHandle, claim_id, new_uuid, read, uuid};
 use places::{Key, Places};
 

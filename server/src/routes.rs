@@ -8,13 +8,12 @@ use std::{
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    extract::{DefaultBodyLimit, State},
     http::header,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures_util::{FutureExt, future::BoxFuture};
-use serde::Deserialize;
 use windlass::{
     Backend, MAX_TTL, MIN_TTL, Owner, Result, Waiting,
     ask::{Ask, Claim},
@@ -26,7 +25,7 @@ use windlass::{
 };
 
 use crate::{
-    answer::{Answer, answer, invalid, question},
+    answer::{Answer, Namespace, Prefix, answer, invalid, question},
     events,
     metrics::{self, Meter},
     overview, page,
@@ -56,6 +55,7 @@ pub(crate) fn router(spaces: Arc<Spaces>, meter: Meter) -> Router {
         .route("/v1/events", get(watch_all))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/openapi.json", get(openapi))
         .merge(crate::lockgate::router(&spaces))
         .merge(page::router())
         .merge(metrics::router(meter))
@@ -66,7 +66,7 @@ pub(crate) fn router(spaces: Arc<Spaces>, meter: Meter) -> Router {
         .with_state(spaces)
 }
 
-async fn acquire(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+async fn acquire(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
     let Acquire { claim, terms } = question(&body)?;
     let asking = who.asks(&namespace, &terms, [&claim])?;
     let space = spaces.get(&namespace)?;
@@ -82,7 +82,7 @@ async fn acquire(State(spaces): Here, Path(namespace): Path<String>, who: Who, b
         .await
 }
 
-async fn acquire_all(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+async fn acquire_all(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
     let AcquireAll { claims, terms } = question(&body)?;
     let asking = who.asks(&namespace, &terms, &claims)?;
     let space = spaces.get(&namespace)?;
@@ -113,7 +113,7 @@ async fn acquire_all(State(spaces): Here, Path(namespace): Path<String>, who: Wh
     held_open(&spaces, &space, view, claims, asking, work, all).await
 }
 
-async fn change(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+async fn change(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
     let Change { claim, to, wait_ms } = question(&body)?;
     who.changes(&namespace, &claim.name, to)?;
     let space = spaces.get(&namespace)?;
@@ -132,7 +132,7 @@ async fn change(State(spaces): Here, Path(namespace): Path<String>, who: Who, bo
     }
 }
 
-async fn renew(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+async fn renew(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
     let Renew { client, claims, park_ms, proven } = question(&body)?;
     who.renews(&namespace, claims.iter().map(|claim| &claim.name))?;
     who.renews(&namespace, proven.iter().map(|proven| &proven.kept.name))?;
@@ -208,7 +208,7 @@ fn news_told(news: Vec<windlass::ask::News>) -> Vec<News> {
     told.collect()
 }
 
-async fn release(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+async fn release(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
     let Release { claims } = question(&body)?;
     who.releases(&namespace)?;
     let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
@@ -218,7 +218,12 @@ async fn release(State(spaces): Here, Path(namespace): Path<String>, who: Who, b
     answer(&serde_json::json!({}))
 }
 
-async fn force_release(State(spaces): Here, Path(namespace): Path<String>, who: Who, body: Bytes) -> Answer {
+async fn force_release(
+    State(spaces): Here,
+    Namespace(namespace): Namespace,
+    who: Who,
+    body: Bytes,
+) -> Answer {
     let asked: ForceRelease = question(&body)?;
     let ForceRelease { ref name, fencing_token } = asked;
     who.forces(&namespace, name)?;
@@ -228,33 +233,27 @@ async fn force_release(State(spaces): Here, Path(namespace): Path<String>, who: 
     answer(&ForceReleased { taken_from })
 }
 
-#[derive(Deserialize)]
-struct Prefix {
-    #[serde(default)]
-    prefix: String,
-}
-
 async fn locks(
     State(spaces): Here,
-    Path(namespace): Path<String>,
-    Query(of): Query<Prefix>,
+    Namespace(namespace): Namespace,
+    Prefix(prefix): Prefix,
     who: Who,
 ) -> Answer {
     who.sees(&namespace)?;
-    let mut locks = spaces.get(&namespace)?.client(None).inspect(&of.prefix).await?;
+    let mut locks = spaces.get(&namespace)?.client(None).inspect(&prefix).await?;
     locks.retain(|lock| who.may_see(&namespace, &lock.name));
     answer(&Locks { locks })
 }
 
 async fn watch(
     State(spaces): Here,
-    Path(namespace): Path<String>,
-    Query(of): Query<Prefix>,
+    Namespace(namespace): Namespace,
+    Prefix(prefix): Prefix,
     who: Who,
 ) -> Result<Response, crate::answer::Refusal> {
     who.sees(&namespace)?;
     let space = spaces.get(&namespace)?;
-    Ok(events::stream(spaces, space, who, of.prefix).await?)
+    Ok(events::stream(spaces, space, who, prefix).await?)
 }
 
 async fn watch_all(State(spaces): Here, who: Who) -> Response {
@@ -265,6 +264,11 @@ async fn watch_all(State(spaces): Here, who: Who) -> Response {
 async fn ready(State(spaces): Here) -> Result<Response, crate::answer::Refusal> {
     spaces.ready()?;
     Ok(of_this_moment("ok\n"))
+}
+
+/// The protocol as OpenAPI describes it. It is made of the types and routes by `tests/it/openapi.rs`.
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
 }
 
 async fn namespaces(State(spaces): Here, who: Who) -> Answer {

@@ -13,7 +13,7 @@ use windlass::{
 };
 
 use crate::{
-    access::{BadToken, Identity, Right, denied, unix_now},
+    access::{Access, BadToken, Identity, Right, denied, unix_now},
     answer::{Refusal, invalid},
     audit::{Event, What},
     limits::{Account, Asker, Booking, Ledger, TooMany},
@@ -28,6 +28,9 @@ pub(crate) struct Who(pub(crate) Arc<Caller>);
 pub(crate) struct Caller {
     /// `None`: nobody asks who they are.
     pub(crate) identity: Option<Arc<Identity>>,
+    /// Of what version of the file of tokens.
+    pub(crate) version: u64,
+    pub(crate) access: Arc<Access>,
     /// Whose claims theirs count with.
     pub(crate) account: Arc<Account>,
     pub(crate) ledger: Arc<Ledger>,
@@ -107,14 +110,15 @@ impl Who {
         self.must(|identity| names.all(|name| identity.may(Right::Shared, namespace, name.as_str())))
     }
 
-    /// Still, after having waited: tokens expire.
+    /// Still, after having waited: tokens expire, and are taken out of their file.
     pub(crate) fn still(&self) -> Result<(), Refusal> {
-        match &self.0.identity {
-            Some(identity) if identity.has_expired(unix_now()) => {
-                Err(Refusal::unauthenticated(Some(BadToken("it has expired"))))
-            }
-            _ => Ok(()),
-        }
+        let Caller { identity: Some(identity), access, version, .. } = &*self.0 else { return Ok(()) };
+        let why = match identity {
+            identity if identity.has_expired(unix_now()) => "it has expired",
+            identity if !access.still_knows(identity, *version) => "it is not known here any more",
+            _ => return Ok(()),
+        };
+        Err(Refusal::unauthenticated(Some(BadToken(why))))
     }
 
     /// What became of it.

@@ -241,6 +241,34 @@ fn a_hundred_thousand_held_locks() {
     });
 }
 
+/// What stays of a claim for two minutes is that its id is over, and of a name nothing.
+#[test]
+fn names_that_nobody_holds_any_more() {
+    const NAMES: usize = 200_000;
+    const AT_ONCE: usize = 200;
+    with_server(async |server| {
+        let mut client = Client::connect(&server.address()).await;
+        let mut take_and_give_back = async |names: std::ops::Range<usize>| {
+            for from in names.step_by(AT_ONCE) {
+                let claims = (from..from + AT_ONCE)
+                    .map(|n| json!({"name": format!("{n:0>1000}"), "claim": claim(n + 1)}));
+                let claims = Value::Array(claims.collect());
+                let said = client.ask("acquire-all", &json!({"claims": claims})).await;
+                assert_eq!(said["outcome"], "granted", "{said}");
+                client.ask("release", &json!({"claims": claims})).await;
+            }
+        };
+        // The room that questions take is there afterwards, too.
+        take_and_give_back(0..10 * AT_ONCE).await;
+        let before = server.memory();
+        take_and_give_back(10 * AT_ONCE..NAMES).await;
+        let each = server.memory().saturating_sub(before) / NAMES as u64;
+        eprintln!("{each} bytes a name of 1,000");
+        assert!(each <= 200, "{each} bytes stay of a name of 1,000");
+        assert_eq!(scraped(&server.address(), "windlass_locks_held ").await, 0);
+    });
+}
+
 /// Also those that say half a word.
 #[test]
 fn two_thousand_sockets_that_say_nothing() {
@@ -249,6 +277,7 @@ fn two_thousand_sockets_that_say_nothing() {
         let beginnings = ["", "P", "POST /v1/team/acquire HTTP/1.1\r\nHost: loc"];
         let body = "POST /v1/team/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n{";
         let mut slow = Vec::new();
+        let before = server.memory();
         for n in 0..2_000 {
             let mut stream = TcpStream::connect(&address).await.unwrap();
             let beginning = beginnings.get(n % 4).unwrap_or(&body);
@@ -262,7 +291,9 @@ fn two_thousand_sockets_that_say_nothing() {
             assert_eq!(said["outcome"], "granted", "{said}");
             honest.ask("release", &json!({"claims": [{"name": "lock", "claim": claim(n + 1)}]})).await;
         }
-        eprintln!("{:?} a pair beside them", start.elapsed() / 1_000);
+        let each = server.memory().saturating_sub(before) / 2_000;
+        eprintln!("{:?} a pair beside them, {each} bytes each", start.elapsed() / 1_000);
+        assert!(each <= 64 * 1024, "{each} bytes each");
         // What the server says to them, if anything, ends.
         let closed = FuturesUnordered::from_iter(slow.into_iter().map(async |mut stream| {
             let mut said = Vec::new();

@@ -76,6 +76,8 @@ use dir::Directory;
 pub(crate) use dir::default_dir;
 use line::Begun;
 use news::Inbox;
+#[cfg(fuzzing)]
+pub use record::fuzz;
 use slots::MOST;
 use trouble::trouble;
 

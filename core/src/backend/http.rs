@@ -380,10 +380,9 @@ impl Backend for HttpBackend {
         match self.transport.stream(request).await.map_err(|error| error.with_backend(&self.url))? {
             Streamed::Refused(response) => Err(refusal(&response).with_backend(&self.url)),
             Streamed::Body(body) => {
-                // Each event is a hint; lines that begin with a colon keep the connection open and say nothing.
                 let hints = body.filter_map(move |piece| {
                     let hint = match piece {
-                        Ok(piece) => piece.windows(5).any(|part| part == b"data:").then_some(Ok(())),
+                        Ok(piece) => is_hint(&piece).then_some(Ok(())),
                         Err(error) => Some(Err(error.with_backend(&url))),
                     };
                     async move { hint }
@@ -431,6 +430,12 @@ fn refusal(response: &Response) -> Error {
     }
 }
 
+/// Whether a piece of a stream of events has some of an event in it, and not only what keeps the connection open. Pieces end
+/// anywhere; a hint too many costs a look.
+fn is_hint(piece: &[u8]) -> bool {
+    piece.iter().any(|byte| !b":\r\n".contains(byte))
+}
+
 /// For the value of a query.
 fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
@@ -442,4 +447,21 @@ fn percent_encode(text: &str) -> String {
         }
         encoded
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_seen_in_whatever_pieces_it_comes() {
+        let event = b"id: 1\nevent: lock\ndata: {}\n\n";
+        for cut in 1..event.len() - 2 {
+            assert!(event[..cut].iter().any(u8::is_ascii_alphabetic) == is_hint(&event[..cut]), "{cut}");
+            assert!(is_hint(&event[cut..]), "{cut}");
+        }
+        for silence in [&b":\n\n"[..], b":", b"\n", b"\r\n", b""] {
+            assert!(!is_hint(silence));
+        }
+    }
 }

@@ -15,22 +15,24 @@ use crate::{
 
 /// A claim as it is written down. It holds the claim id, so it is a secret.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Kept {
     /// Which lock.
     pub name: Name,
     /// By which id.
     #[serde(with = "hex")]
+    #[cfg_attr(feature = "schema", schemars(with = "ClaimId"))]
     pub claim: ClaimId,
     /// How it shares the lock.
     pub mode: Mode,
-    /// How long it lives without renewal.
+    /// How many milliseconds it lives without renewal.
     pub ttl_ms: u64,
     /// The number of its grant; `None`: it waits.
     pub fencing_token: Option<u64>,
     /// Who asked.
     #[serde(flatten)]
     pub owner: Owner,
-    /// For how long it has held or waited.
+    /// For how many milliseconds it has held or waited.
     #[serde(default)]
     pub for_ms: u64,
 }

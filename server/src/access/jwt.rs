@@ -231,6 +231,28 @@ impl Read {
     }
 }
 
+/// Shows a text as a token, which nobody has signed; signs it as a token's claims; and reads it as a file of tokens.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    static KEYS: std::sync::LazyLock<(JwtKeys, EncodingKey)> = std::sync::LazyLock::new(|| {
+        let key = JwtKey::of_secret(&[7; SHORTEST]).unwrap();
+        let sign = key.sign.clone().unwrap();
+        (JwtKeys::new([key], JwtKeys::AUDIENCE), sign)
+    });
+    let (keys, sign) = &*KEYS;
+    assert!(keys.identify(text).is_err(), "a token that nobody signed");
+    if let Ok(claims) = serde_json::from_str::<serde_json::Value>(text) {
+        let token = encode(&Header::new(Algorithm::HS256), &claims, sign).unwrap();
+        if let Ok(identity) = keys.identify(&token) {
+            identity.may(Right::Acquire, "namespace", "name");
+            assert!(!identity.has_expired(unix_now()), "{claims}");
+        }
+    }
+    if let Ok(tokens) = super::Tokens::of_text(text) {
+        tokens.find(text);
+    }
+}
+
 fn permissions(scopes: &[Scope]) -> Result<Vec<Permission>> {
     let permission = |scope: &Scope| {
         Ok(Permission { pattern: scope.names.parse()?, rights: scope.rights.iter().copied().collect() })

@@ -11,7 +11,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -50,6 +50,23 @@ struct Known {
     changed: Option<SystemTime>,
 }
 
+impl Known {
+    /// Those of whom it says what was said before stay who they are.
+    fn keep(&mut self, before: &Self) {
+        for (hash, identity) in &mut self.tokens {
+            let same = |(own, known): &&(Hash, Arc<Identity>)| own == hash && known == identity;
+            if let Some((_, known)) = before.tokens.iter().find(same) {
+                *identity = known.clone();
+            }
+        }
+        for (subject, identity) in &mut self.certificates {
+            if let Some(known) = before.certificates.get(subject).filter(|known| *known == identity) {
+                *identity = known.clone();
+            }
+        }
+    }
+}
+
 impl Tokens {
     /// Those of a file.
     ///
@@ -76,11 +93,12 @@ impl Tokens {
     /// As for [`of_file`](Self::of_file).
     pub fn look_again(&self) -> Result<()> {
         let Some(path) = &self.0.path else { return Ok(()) };
-        let before = self.0.known.read().unwrap_or_else(PoisonError::into_inner).changed;
+        let before = self.known().changed;
         if changed(path) == before {
             return Ok(());
         }
-        let known = read(path)?;
+        let mut known = read(path)?;
+        known.keep(&self.known());
         *self.0.known.write().unwrap_or_else(PoisonError::into_inner) = known;
         self.0.version.fetch_add(1, Ordering::Release);
         Ok(())
@@ -90,10 +108,17 @@ impl Tokens {
         self.0.version.load(Ordering::Acquire)
     }
 
+    /// Whether the file still says so of this one, whom it has said it of before.
+    pub(crate) fn still_has(&self, identity: &Arc<Identity>) -> bool {
+        let known = self.known();
+        let tokens = known.tokens.iter().map(|(_, identity)| identity);
+        tokens.chain(known.certificates.values()).any(|known| Arc::ptr_eq(known, identity))
+    }
+
     /// Compares with all of them, each as a whole, so that the time says nothing about how near a guess came.
     pub(crate) fn find(&self, token: &str) -> Option<Arc<Identity>> {
         let hash: Hash = Sha256::digest(token).into();
-        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         let mut found = None;
         for (own, identity) in &known.tokens {
             if bool::from(own.ct_eq(&hash)) {
@@ -104,7 +129,11 @@ impl Tokens {
     }
 
     pub(crate) fn certified(&self, subject: &str) -> Option<Arc<Identity>> {
-        self.0.known.read().unwrap_or_else(PoisonError::into_inner).certificates.get(subject).cloned()
+        self.known().certificates.get(subject).cloned()
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

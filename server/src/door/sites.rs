@@ -139,6 +139,34 @@ pub(super) fn token(credentials: &HeaderValue) -> Option<String> {
     text.split_once(':').map(|(_, password)| password.to_owned())
 }
 
+/// Looks at a head of such fields.
+#[cfg(fuzzing)]
+pub fn fuzz(host: &[u8], origin: &[u8], credentials: &[u8], path: &str) {
+    const APP: &str = "https://app.example.com";
+    let listen = SocketAddr::from(([10, 0, 0, 1], 7420));
+    let sites = Sites::new(&["locks.example.com".to_owned()], &[APP.to_owned()], listen, false);
+    let fields = [(header::HOST, host), (header::ORIGIN, origin), (header::AUTHORIZATION, credentials)];
+    let mut request = axum::http::Request::new(());
+    for (name, value) in fields {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            request.headers_mut().insert(name, value);
+        }
+    }
+    if let Some(credentials) = request.headers().get(header::AUTHORIZATION) {
+        token(credentials);
+    }
+    let parts = request.into_parts().0;
+    if let Ok(named) = sites.check(&parts) {
+        let host = String::from_utf8(host.to_ascii_lowercase()).unwrap();
+        assert!(!host.starts_with("evil"), "{host}");
+        let Some(origin) = named else { return };
+        let origin = origin.to_str().unwrap().to_ascii_lowercase();
+        let own = [format!("http://{host}"), format!("https://{host}")];
+        assert!(origin == APP || own.contains(&origin), "{origin} at {host}");
+    }
+    protection(path);
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::Request;

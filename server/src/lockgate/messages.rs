@@ -98,6 +98,17 @@ pub(super) fn claim_id(uuid: &str) -> Option<ClaimId> {
     u128::from_str_radix(&uuid.replace('-', ""), 16).ok().map(ClaimId::from_u128)
 }
 
+/// Reads a body as each of the questions.
+#[cfg(fuzzing)]
+pub fn fuzz(body: &[u8]) {
+    let _ = (read::<Acquire>(body).is_ok(), read::<Echo>(body).is_ok());
+    if let Ok(OfHandle { lock_handle }) = read(body)
+        && let Some(id) = claim_id(&lock_handle.uuid)
+    {
+        assert_eq!(uuid(id), lock_handle.uuid.to_ascii_lowercase());
+    }
+}
+
 fn or_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
 use windlass_server::{
     Access, ServerOptions,
     token::{Claims, JwtKey, JwtKeys, Right, Scope, mint},
 };
 
-use crate::kit::{Answer, acquire, ask, ask_as, id, serve, tokens};
+use crate::kit::{Answer, SOON, acquire, ask, ask_as, id, serve, serve_file, tokens};
 
 const TOKENS: &str = "\
     token-of-the-operator-1 operator all */*\n\
@@ -190,17 +191,47 @@ async fn a_token_that_expires_while_its_renewal_is_parked_renews_nothing() {
 
 #[tokio::test]
 async fn a_token_that_is_taken_out_of_the_file_is_good_for_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tokens");
-    std::fs::write(&path, TOKENS).unwrap();
-    let tokens = Some(windlass_server::token::Tokens::of_file(&path).unwrap());
-    let options = ServerOptions { access: Access { tokens, jwt: None }, ..ServerOptions::default() };
-    let address = serve(options).await;
+    let (address, file) = serve_file(TOKENS, |_| {}).await;
     assert_eq!(ask_as(address, OPERATOR, "/v1", "").await.status, 200);
-    std::fs::write(&path, "token-of-somebody-else-1 other all */*\n").unwrap();
+    std::fs::write(&file, "token-of-somebody-else-1 other all */*\n").unwrap();
     let begun = Instant::now();
     while ask_as(address, OPERATOR, "/v1", "").await.status != 401 {
-        assert!(begun.elapsed() < crate::kit::SOON);
+        assert!(begun.elapsed() < SOON);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A lock dies with its token, a TTL later at the most, and so does what its holder was about to hear.
+#[tokio::test]
+async fn what_began_with_a_token_ends_with_it_and_nobody_elses_does() {
+    let (address, file) = serve_file(TOKENS, |_| {}).await;
+    let (theirs, ours) = (id(), id());
+    let long = |claim: &str| acquire(claim, claim).replace('{', r#"{"ttl_ms":6000,"#);
+    for (token, claim) in [(BUILDER, &theirs), (OPERATOR, &ours)] {
+        let body =
+            long(claim).replace(&format!(r#""name":"{claim}""#), &format!(r#""name":"deploy/{claim}""#));
+        assert_eq!(ask_as(address, token, "/v1/team-a/acquire", &body).await.status, 200);
+    }
+    let parks = |token: &'static str, claim: &str| {
+        let body = format!(r#"{{"claims":[{{"name":"deploy/{claim}","claim":"{claim}"}}],"park_ms":4000}}"#);
+        tokio::spawn(async move { ask_as(address, token, "/v1/team-a/renew", &body).await })
+    };
+    let (their_parked, our_parked) = (parks(BUILDER, &theirs), parks(OPERATOR, &ours));
+    let their_events = tokio::spawn(async move { ask_as(address, VIEWER, "/v1/team-a/events", "").await });
+    let our_events = tokio::spawn(async move { ask_as(address, OPERATOR, "/v1/team-a/events", "").await });
+    // Only the operator stays.
+    std::fs::write(&file, TOKENS.lines().next().unwrap()).unwrap();
+    let their_parked = timeout(SOON, their_parked).await.unwrap().unwrap();
+    assert_eq!(their_parked.status, 401, "{their_parked:?}");
+    let our_parked = timeout(SOON, our_parked).await.unwrap().unwrap();
+    assert!(our_parked.body.contains(r#""state":"held""#), "{our_parked:?}");
+    // Not renewed, so it is over within its TTL, which is a change that the stream would have shown.
+    let begun = Instant::now();
+    while ask_as(address, OPERATOR, "/v1/team-a/locks", "").await.body.contains(&theirs) {
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let seen = timeout(SOON, their_events).await.expect("the stream ends").unwrap();
+    assert!(seen.body.contains("event: lock"), "{seen:?}");
+    assert!(!our_events.is_finished());
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use tempfile::NamedTempFile;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -19,9 +20,13 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Serves until the test ends.
 pub(crate) async fn serve(options: ServerOptions) -> SocketAddr {
+    serve_at(Server::with_options(Store::in_memory(), options).unwrap()).await
+}
+
+/// Where it serves until the test ends.
+pub(crate) async fn serve_at(server: Server) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::with_options(Store::in_memory(), options).unwrap();
     tokio::spawn(async move { server.serve(listener, std::future::pending()).await.unwrap() });
     address
 }
@@ -30,6 +35,19 @@ pub(crate) async fn serve(options: ServerOptions) -> SocketAddr {
 pub(crate) fn tokens(text: &str) -> ServerOptions {
     let tokens = Some(Tokens::of_text(text).unwrap());
     ServerOptions { access: Access { tokens, jwt: None }, ..ServerOptions::default() }
+}
+
+/// A server with a file of tokens, which the test may change; and the file.
+pub(crate) async fn serve_file(
+    text: &str,
+    change: impl FnOnce(&mut ServerOptions),
+) -> (SocketAddr, NamedTempFile) {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(&file, text).unwrap();
+    let tokens = Some(Tokens::of_file(file.path()).unwrap());
+    let mut options = ServerOptions { access: Access { tokens, jwt: None }, ..ServerOptions::default() };
+    change(&mut options);
+    (serve(options).await, file)
 }
 
 #[derive(Debug)]

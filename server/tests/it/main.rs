@@ -6,7 +6,9 @@ mod kit;
 
 mod access;
 mod audit;
+mod disk;
 mod limits;
+mod openapi;
 mod sites;
 mod slow;
 mod tls;

@@ -8,11 +8,15 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use windlass_server::{Deadlines, ServerOptions, Tls};
 
-use crate::kit::{Answer, SOON, acquire, id, over, request, serve, tokens};
+use crate::kit::{Answer, SOON, acquire, id, over, request, serve, serve_file, tokens};
 
 /// A folder with an authority, and certificates that it signed.
 struct Authority {
@@ -113,6 +117,32 @@ async fn a_file_says_what_certificates_may() {
     let bearer = [("Authorization", "Bearer token-of-the-operator-1")];
     assert_eq!(authority.ask(address, None, &bearer).await.unwrap().status, 200);
     assert_eq!(authority.ask(address, None, &[]).await.unwrap().status, 401);
+}
+
+/// Also on a connection that was opened when it was still there.
+#[tokio::test]
+async fn a_certificate_that_is_taken_out_of_the_file_is_good_for_nothing() {
+    let authority = Authority::new();
+    let (address, file) =
+        serve_file("cert:build-7 build-7 acquire a/*\n", |options| options.tls = authority.tls(true)).await;
+    let mut stream = authority.connect(address, Some(&authority.sign("build-7"))).await.unwrap();
+    let mut status = async || {
+        stream.write_all(b"GET /v1 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut read = [0; 4096];
+        let count = timeout(SOON, stream.read(&mut read)).await.unwrap().unwrap();
+        Answer::of(&String::from_utf8_lossy(&read[..count])).map(|answer| answer.status)
+    };
+    assert_eq!(status().await, Some(200));
+    fs::write(&file, "cert:build-8 build-8 acquire a/*\n").unwrap();
+    let begun = std::time::Instant::now();
+    loop {
+        match status().await {
+            Some(200) => assert!(begun.elapsed() < SOON),
+            Some(401) => break,
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

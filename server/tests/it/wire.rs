@@ -61,6 +61,37 @@ async fn heads_are_read_strictly() {
     }
 }
 
+/// A connection speaks one protocol: what a proxy lets through as an upgrade would not be looked at by it any more.
+#[tokio::test]
+async fn nothing_is_upgraded() {
+    let address = serve(ServerOptions::default()).await;
+    for (method, target, fields) in [
+        (
+            "GET",
+            "/v1",
+            "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nConnection: Upgrade, HTTP2-Settings, close\r\n",
+        ),
+        (
+            "GET",
+            "/v1",
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nConnection: upgrade, close\r\n",
+        ),
+        ("POST", "/v1/a/acquire", "Upgrade: TLS/1.0\r\nConnection: Upgrade, close\r\nContent-Length: 0\r\n"),
+        ("CONNECT", "localhost:22", "Connection: close\r\n"),
+        ("TRACE", "/v1", "Connection: close\r\n"),
+        ("OPTIONS", "*", "Connection: close\r\n"),
+    ] {
+        let text =
+            raw(address, format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")).await;
+        let answer = Answer::of(&text).unwrap();
+        let plain =
+            if (method, target) == ("GET", "/v1") { answer.status == 200 } else { answer.status >= 400 };
+        assert!(plain && answer.field("upgrade").is_empty(), "{method} {target}: {answer:?}");
+        assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{text}");
+    }
+    is_well(address).await;
+}
+
 #[tokio::test]
 async fn heads_have_limits() {
     let long = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(1 << 20));

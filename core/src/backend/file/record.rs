@@ -203,6 +203,15 @@ impl Record {
     }
 }
 
+/// Reads a file that anybody may have written.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    let head = Head::parse(bytes);
+    if let Some(record) = Record::parse(bytes) {
+        assert!(head.last.is_some(), "{record:?}");
+    }
+}
+
 fn number(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?.trim_start_matches(' ');
     if text.starts_with('+') { None } else { text.parse().ok() }
