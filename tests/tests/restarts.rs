@@ -188,6 +188,31 @@ fn after_a_kill_nothing_new_is_granted_until_the_longest_ttl_is_over() {
     assert!(again.fencing_token() > token);
 }
 
+/// More than fits into one question, both of claims and of what shows that they were granted.
+#[test]
+fn many_claims_of_one_program_live_on_and_are_shown_to_a_server_that_has_forgotten_them() {
+    let mut server = server();
+    let locker = locker(&server);
+    let guards: Vec<_> = (0..400)
+        .map(|n| {
+            let lock =
+                locker.lock(format!("{n:04} {}", "n".repeat(1_000))).metadata("about", "m".repeat(2_000));
+            block_on(lock).unwrap()
+        })
+        .collect();
+    let all_are_held = |for_long: Duration| {
+        thread::sleep(for_long);
+        guards.iter().for_each(|guard| guard.check().unwrap());
+    };
+    all_are_held(3 * TTL);
+    server.kill();
+    server.start_again();
+    all_are_held(3 * TTL);
+    assert_eq!(block_on(locker.list("")).unwrap().len(), guards.len(), "as the server sees it, too");
+    block_on(locker.close()).unwrap();
+    assert_eq!(block_on(self::locker(&server).list("")).unwrap(), []);
+}
+
 /// As systemd does it: the socket is its own, and each server in turn is given it as descriptor 3.
 #[test]
 fn a_new_server_on_the_same_socket_closes_the_door_to_nobody() {

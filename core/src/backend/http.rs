@@ -6,8 +6,8 @@
 //!   seconds, and the `release` that the dropper owes ends it at once.
 //! - **A term** counts from when its request was sent, plus the time for which the server says it held the request
 //!   before it granted (R1): the grant cannot have begun earlier.
-//! - **Renewal** is one parked request for all claims: the server answers it when they are due, or at once with news.
-//!   A claim that was granted since it was parked is renewed by the keeper in time, and is in the next one.
+//! - **Renewal** is one parked request for all claims, or as many as fit: the server answers it when they are due, or at
+//!   once with news. A claim that was granted since it was parked, or did not fit, is renewed by the keeper in time.
 //! - **A server that was ended abruptly** has forgotten its claims and asks for the proofs that came with their grants; it is
 //!   shown those of the claims that are still held here, and no others (R9).
 //! - **No answer** is [`Unavailable`](ErrorKind::Unavailable), whoever in between failed; what it means for a claim the
@@ -48,6 +48,9 @@ const GRACE: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// The longest that a renewal is parked.
 const LONGEST_PARK: Duration = Duration::from_secs(60);
+
+/// How many bytes of claims are sent in a question at the most: servers read 256 KiB unless they are told otherwise.
+const MOST_BYTES: usize = 200 * 1024;
 
 /// Locks in a lock server.
 pub struct HttpBackend {
@@ -189,10 +192,9 @@ impl HttpBackend {
         Grant { fencing_token: grant.fencing_token, mode: grant.mode, lease }
     }
 
-    fn proofs(&self, claims: &[Claim]) -> Vec<Proven> {
-        let held = self.held();
-        let known = claims.iter().filter_map(|claim| held.get(&claim.id));
-        known.filter(|proven| !proven.proof.is_empty()).cloned().collect()
+    /// What shows that a claim was granted, where the server gave it.
+    fn proof(&self, claim: &Claim) -> Option<Proven> {
+        self.held().get(&claim.id).filter(|proven| !proven.proof.is_empty()).cloned()
     }
 
     fn forget(&self, claim: ClaimId) {
@@ -212,34 +214,80 @@ impl HttpBackend {
         outcome
     }
 
-    /// One renewal; with `park`, one that is answered when it is due or when there is news.
-    async fn renew_all(
+    /// Renews claims, in as many questions as it takes.
+    async fn renew_all(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
+        let (mut renewals, mut rest) = (Vec::with_capacity(claims.len()), claims);
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(ClaimRef::from)));
+            match self.renew_some(some, None).await {
+                Ok((renewed, _)) => renewals.extend(renewed),
+                Err(error) if renewals.is_empty() => return Err(error),
+                // What came through before has come through.
+                Err(error) => {
+                    renewals.extend(rest.iter().map(|_| Renewal::Unknown(error.clone())));
+                    break;
+                }
+            }
+            rest = others;
+        }
+        Ok(renewals)
+    }
+
+    /// One renewal of claims that fit into a question; with `park`, one that is answered when it is due or when there is
+    /// news.
+    async fn renew_some(
         &self,
         claims: &[Claim],
         park: Option<Duration>,
     ) -> Result<(Vec<Renewal>, Vec<protocol::News>)> {
-        let mut question = protocol::Renew {
+        let (answer, counted_from) = self.ask_to_renew(claims, Vec::new(), park).await?;
+        if !answer.prove {
+            return Ok((self.renewals(claims, answer.claims, counted_from), answer.news));
+        }
+        // Once: what is not held then is lost.
+        let (mut renewals, mut rest) = (Vec::with_capacity(claims.len()), claims);
+        while !rest.is_empty() {
+            let with_proof = |claim| (ClaimRef::from(claim), self.proof(claim));
+            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(with_proof)));
+            let proven = some.iter().filter_map(|claim| self.proof(claim)).collect();
+            let (answer, counted_from) = self.ask_to_renew(some, proven, None).await?;
+            renewals.extend(self.renewals(some, answer.claims, counted_from));
+            rest = others;
+        }
+        Ok((renewals, answer.news))
+    }
+
+    /// The answer, and from when the terms in it count.
+    async fn ask_to_renew(
+        &self,
+        claims: &[Claim],
+        proven: Vec<Proven>,
+        park: Option<Duration>,
+    ) -> Result<(protocol::Renewed, Moment)> {
+        let question = protocol::Renew {
             client: Some(self.client),
             claims: claims.iter().map(ClaimRef::from).collect(),
             park_ms: park.map(millis),
-            proven: Vec::new(),
+            proven,
         };
         let timeout = park.map_or(AT_ONCE, |park| park + GRACE);
-        let mut sent = self.rt.now();
-        let mut answer: protocol::Renewed = self.post("renew", &question, timeout).await?;
-        if answer.prove {
-            // Once: what is not held then is lost.
-            question.proven = self.proofs(claims);
-            sent = self.rt.now();
-            answer = self.post("renew", &question, timeout).await?;
-        }
+        let sent = self.rt.now();
+        let answer: protocol::Renewed = self.post("renew", &question, timeout).await?;
         if answer.claims.len() != claims.len() {
             return Err(self.another_question());
         }
-        let counted_from = sent.plus(Duration::from_millis(answer.held_ms));
-        let renewals = claims.iter().zip(answer.claims);
-        let renewals = renewals.map(|(claim, renewal)| self.renewal(claim, renewal, counted_from)).collect();
-        Ok((renewals, answer.news))
+        let held = Duration::from_millis(answer.held_ms);
+        Ok((answer, sent.plus(held)))
+    }
+
+    fn renewals(
+        &self,
+        claims: &[Claim],
+        answers: Vec<protocol::Renewal>,
+        counted_from: Moment,
+    ) -> Vec<Renewal> {
+        let each = claims.iter().zip(answers);
+        each.map(|(claim, renewal)| self.renewal(claim, renewal, counted_from)).collect()
     }
 }
 
@@ -294,15 +342,21 @@ impl Backend for HttpBackend {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
-        Ok(self.renew_all(claims, None).await?.0)
+        self.renew_all(claims).await
     }
 
     async fn release(&self, claims: &[Claim]) -> Result<()> {
         for claim in claims {
             self.forget(claim.id);
         }
-        let question = protocol::Release { claims: claims.iter().map(ClaimRef::from).collect() };
-        self.post::<serde_json::Value>("release", &question, AT_ONCE).await.map(drop)
+        let mut rest = claims;
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(ClaimRef::from)));
+            let question = protocol::Release { claims: some.iter().map(ClaimRef::from).collect() };
+            self.post::<serde_json::Value>("release", &question, AT_ONCE).await?;
+            rest = others;
+        }
+        Ok(())
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
@@ -327,8 +381,10 @@ impl Backend for HttpBackend {
                 begun.await;
                 continue;
             };
-            let claims: Vec<Claim> = held.into_iter().map(|(claim, _)| claim).collect();
-            let (renewals, told) = self.renew_all(&claims, Some((shortest / 3).min(LONGEST_PARK))).await?;
+            let mut claims: Vec<Claim> = held.into_iter().map(|(claim, _)| claim).collect();
+            // News of all claims of this client come with it; those that do not fit are renewed by the keeper in time.
+            claims.truncate(how_many_fit(claims.iter().map(ClaimRef::from)));
+            let (renewals, told) = self.renew_some(&claims, Some((shortest / 3).min(LONGEST_PARK))).await?;
             let mut news: Vec<News> = told
                 .into_iter()
                 .map(|news| News {
@@ -393,6 +449,16 @@ impl Backend for HttpBackend {
             }
         }
     }
+}
+
+/// How many of these, from the first one on, fit into a question; one at the least.
+fn how_many_fit(items: impl Iterator<Item = impl Serialize>) -> usize {
+    let mut bytes = 0;
+    let fits = |item: &_| {
+        bytes += serde_json::to_vec(item).map_or(0, |json| json.len()) + 1;
+        bytes <= MOST_BYTES
+    };
+    items.take_while(fits).count().max(1)
 }
 
 fn read<A: DeserializeOwned>(response: &Response) -> Result<A> {
