@@ -318,9 +318,15 @@ async fn held_open<G: serde::Serialize>(
     let seen = Seen::default();
     let work = work(view.clone(), seen.clone());
     let wait = wait(asking.wait_ms);
+    let (back, claimed) = (view.clone(), claims.clone());
     match parked::wait(spaces, space, view, claims, wait, work, || asking.waits()).await {
         Waited::Over(Ok(Some(grants))) => {
             spaces.not_sealed()?;
+            if let Err(refusal) = asking.still() {
+                parked::give_back(back.as_ref(), &claimed).await;
+                asking.ends();
+                return Err(refusal);
+            }
             // Until the terms began, and not until now: between the two this server may have stood still.
             let began =
                 grants.iter().filter_map(|grant| grant.lease).map(|term| term.counted_from.boot).min();

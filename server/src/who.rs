@@ -203,6 +203,11 @@ impl Asking {
         self.booking.waits()
     }
 
+    /// Still, after having waited.
+    pub(crate) fn still(&self) -> Result<(), Refusal> {
+        self.who.still()
+    }
+
     /// All of it was granted.
     pub(crate) fn was_granted(self, grants: &[Grant]) {
         if self.steals {

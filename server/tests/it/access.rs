@@ -219,6 +219,10 @@ async fn what_began_with_a_token_ends_with_it_and_nobody_elses_does() {
     let (their_parked, our_parked) = (parks(BUILDER, &theirs), parks(OPERATOR, &ours));
     let their_events = tokio::spawn(async move { ask_as(address, VIEWER, "/v1/team-a/events", "").await });
     let our_events = tokio::spawn(async move { ask_as(address, OPERATOR, "/v1/team-a/events", "").await });
+    let waits = format!(r#"{{"name":"deploy/{ours}","claim":"{}"}}"#, id());
+    let waits = tokio::spawn(async move { ask_as(address, BUILDER, "/v1/team-a/acquire", &waits).await });
+    let line = format!("/v1/team-a/locks?prefix=deploy/{ours}");
+    until(async || ask_as(address, OPERATOR, &line, "").await.body.contains(r#""waited_for_ms":"#)).await;
     // Only the operator stays.
     std::fs::write(&file, TOKENS.lines().next().unwrap()).unwrap();
     let their_parked = timeout(SOON, their_parked).await.unwrap().unwrap();
@@ -226,12 +230,22 @@ async fn what_began_with_a_token_ends_with_it_and_nobody_elses_does() {
     let our_parked = timeout(SOON, our_parked).await.unwrap().unwrap();
     assert!(our_parked.body.contains(r#""state":"held""#), "{our_parked:?}");
     // Not renewed, so it is over within its TTL, which is a change that the stream would have shown.
-    let begun = Instant::now();
-    while ask_as(address, OPERATOR, "/v1/team-a/locks", "").await.body.contains(&theirs) {
-        assert!(begun.elapsed() < SOON);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until(async || !ask_as(address, OPERATOR, "/v1/team-a/locks", "").await.body.contains(&theirs)).await;
     let seen = timeout(SOON, their_events).await.expect("the stream ends").unwrap();
     assert!(seen.body.contains("event: lock"), "{seen:?}");
     assert!(!our_events.is_finished());
+    // Whoever waited is granted nothing any more, and keeps it from nobody.
+    let release = format!(r#"{{"claims":[{{"name":"deploy/{ours}","claim":"{ours}"}}]}}"#);
+    assert_eq!(ask_as(address, OPERATOR, "/v1/team-a/release", &release).await.status, 200);
+    assert_eq!(timeout(SOON, waits).await.unwrap().unwrap().status, 401);
+    until(async || ask_as(address, OPERATOR, &line, "").await.body.contains(r#""locks":[]"#)).await;
+}
+
+/// Waits until it is so.
+async fn until(so: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !so().await {
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
