@@ -196,3 +196,25 @@ fn repeated_requests_do_nothing() {
     block_on(next.release()).unwrap();
     assert!(block_on(net.other.list("")).unwrap().is_empty());
 }
+
+/// It is not trouble on the way, which would be tried again until the timeout.
+#[test]
+fn a_url_that_http_does_not_know_is_said_so_at_once() {
+    let locker = block_on(ConnectOptions::new().connect("http://127.0.0.1:99999/team")).unwrap();
+    let error = block_on(locker.lock("lock").timeout(PATIENCE)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+/// A watch that is not answered is not waited for without end.
+#[test]
+fn a_watch_that_is_not_answered_fails() {
+    let net = net();
+    let (address, namespace) = (net.proxy.address(), "watch");
+    net.proxy.set(Faults { swallow_answers: true, ..Faults::default() });
+    let backend =
+        windlass::open_backend(&format!("http://{address}/{namespace}"), Arc::new(windlass::rt::Native));
+    let start = Instant::now();
+    let watched = block_on(backend.unwrap().changes(""));
+    assert_eq!(watched.err().map(|error| error.kind()), Some(ErrorKind::Unavailable));
+    assert!(start.elapsed() < PATIENCE);
+}

@@ -40,6 +40,9 @@ use crate::{
     transport::{Request, Response, Streamed, Transport},
 };
 
+#[cfg(test)]
+mod races;
+
 /// How long requests of an acquire are held open, but for the first one.
 const WAIT: Duration = Duration::from_secs(60);
 /// How much longer than that the answer may take.
@@ -157,15 +160,23 @@ impl HttpBackend {
     }
 
     /// Remembers what was granted; `owner`: to whom, where it is new.
+    ///
+    /// `was_known`: whether the claim was held here when its request was sent. If it is not any more, it was released
+    /// meanwhile: taken up again, it would be renewed for ever where that release got lost.
     fn grant(
         &self,
         claim: &Claim,
         owner: Option<&Owner>,
+        was_known: bool,
         grant: protocol::Grant,
         counted_from: Moment,
     ) -> Grant {
         let lease = grant.ttl_ms.map(|ttl| Term { counted_from, ttl: Duration::from_millis(ttl) });
+        let told = Grant { fencing_token: grant.fencing_token, mode: grant.mode, lease };
         let mut held = self.held();
+        if was_known && !held.contains_key(&claim.id) {
+            return told;
+        }
         let first = held.is_empty();
         let kept = &mut held.entry(claim.id).or_insert_with(|| Proven {
             kept: Kept {
@@ -189,7 +200,7 @@ impl HttpBackend {
         if first {
             self.begun.notify(usize::MAX);
         }
-        Grant { fencing_token: grant.fencing_token, mode: grant.mode, lease }
+        told
     }
 
     /// What shows that a claim was granted, where the server gave it.
@@ -201,10 +212,16 @@ impl HttpBackend {
         self.held().remove(&claim);
     }
 
-    fn renewal(&self, claim: &Claim, renewal: protocol::Renewal, counted_from: Moment) -> Renewal {
+    fn renewal(
+        &self,
+        claim: &Claim,
+        was_known: bool,
+        renewal: protocol::Renewal,
+        counted_from: Moment,
+    ) -> Renewal {
         let outcome = match renewal {
             protocol::Renewal::Held(grant) => {
-                return Renewal::Renewed(self.grant(claim, None, grant, counted_from));
+                return Renewal::Renewed(self.grant(claim, None, was_known, grant, counted_from));
             }
             protocol::Renewal::Unknown(problem) => return Renewal::Unknown(problem.into_error()),
             protocol::Renewal::Lost { reason } => Renewal::Lost(reason),
@@ -240,9 +257,13 @@ impl HttpBackend {
         claims: &[Claim],
         park: Option<Duration>,
     ) -> Result<(Vec<Renewal>, Vec<protocol::News>)> {
+        let known: Vec<bool> = {
+            let held = self.held();
+            claims.iter().map(|claim| held.contains_key(&claim.id)).collect()
+        };
         let (answer, counted_from) = self.ask_to_renew(claims, Vec::new(), park).await?;
         if !answer.prove {
-            return Ok((self.renewals(claims, answer.claims, counted_from), answer.news));
+            return Ok((self.renewals(claims, &known, answer.claims, counted_from), answer.news));
         }
         // Once: what is not held then is lost.
         let (mut renewals, mut rest) = (Vec::with_capacity(claims.len()), claims);
@@ -251,7 +272,7 @@ impl HttpBackend {
             let (some, others) = rest.split_at(how_many_fit(rest.iter().map(with_proof)));
             let proven = some.iter().filter_map(|claim| self.proof(claim)).collect();
             let (answer, counted_from) = self.ask_to_renew(some, proven, None).await?;
-            renewals.extend(self.renewals(some, answer.claims, counted_from));
+            renewals.extend(self.renewals(some, &known[renewals.len()..], answer.claims, counted_from));
             rest = others;
         }
         Ok((renewals, answer.news))
@@ -283,11 +304,12 @@ impl HttpBackend {
     fn renewals(
         &self,
         claims: &[Claim],
+        known: &[bool],
         answers: Vec<protocol::Renewal>,
         counted_from: Moment,
     ) -> Vec<Renewal> {
-        let each = claims.iter().zip(answers);
-        each.map(|(claim, renewal)| self.renewal(claim, renewal, counted_from)).collect()
+        let each = claims.iter().zip(known).zip(answers);
+        each.map(|((claim, known), renewal)| self.renewal(claim, *known, renewal, counted_from)).collect()
     }
 }
 
@@ -322,7 +344,7 @@ impl Backend for HttpBackend {
         let claim = ask.claim();
         let question = |wait| Acquire { claim: (&claim).into(), terms: Terms::of(ask, self.client, wait) };
         let granted = self.granted::<protocol::Grant, _>("acquire", waiting, question).await?;
-        Ok(granted.map(|(grant, from)| self.grant(&claim, Some(&ask.owner), grant, from)))
+        Ok(granted.map(|(grant, from)| self.grant(&claim, Some(&ask.owner), false, grant, from)))
     }
 
     async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
@@ -338,7 +360,9 @@ impl Backend for HttpBackend {
             return Err(self.another_question());
         }
         let grants = claims.iter().zip(grants);
-        Ok(Some(grants.map(|(claim, grant)| self.grant(claim, Some(&first.owner), grant, from)).collect()))
+        Ok(Some(
+            grants.map(|(claim, grant)| self.grant(claim, Some(&first.owner), false, grant, from)).collect(),
+        ))
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
@@ -363,7 +387,7 @@ impl Backend for HttpBackend {
         let question = |wait| protocol::Change { claim: claim.into(), to, wait_ms: Some(millis(wait)) };
         let granted = self.granted::<protocol::Grant, _>("change", &|_| (), question).await?;
         let (grant, from) = granted.ok_or_else(|| self.another_question())?;
-        Ok(self.grant(claim, None, grant, from))
+        Ok(self.grant(claim, None, true, grant, from))
     }
 
     async fn hear(&self) -> Result<Vec<News>> {
@@ -399,6 +423,7 @@ impl Backend for HttpBackend {
                 news.iter().any(|news| news.claim == *claim && matches!(news.what, Happening::Lost(_)))
             };
             let mut renewed = Vec::with_capacity(claims.len());
+            let mut unknown = None;
             for (claim, renewal) in claims.into_iter().zip(renewals) {
                 let what = match renewal {
                     Renewal::Renewed(grant) => Happening::Renewed(grant),
@@ -406,12 +431,16 @@ impl Backend for HttpBackend {
                     _ if told_lost(&claim) => continue,
                     Renewal::Lost(reason) => Happening::Lost(reason),
                     Renewal::NotHeld => Happening::Lost(LostReason::Expired),
-                    Renewal::Unknown(_) => continue,
+                    Renewal::Unknown(error) => {
+                        unknown = Some(error);
+                        continue;
+                    }
                 };
                 renewed.push(News { claim, what });
             }
             news.append(&mut renewed);
-            return Ok(news);
+            // An answer without any news came at once, and so would the next.
+            return unknown.filter(|_| news.is_empty()).map_or(Ok(news), Err);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Requests by reqwest, on the runtime's background thread: a renewal goes out also while the program is busy.
 
-use std::{error::Error as StdError, path::PathBuf, sync::Arc};
+use std::{error::Error as StdError, path::PathBuf, pin::pin, sync::Arc};
 
 use futures_channel::{mpsc, oneshot};
 use futures_util::{
@@ -13,10 +13,13 @@ use super::{Duration, Request, Response, Streamed, Transport};
 use crate::{
     error::{Error, ErrorKind, Result},
     rt::Runtime,
+    within::within,
 };
 
 /// How long a connection may take: shorter than a try of a renewal with the default TTL.
 const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
+/// How long a body that comes in pieces may be silent: a server says at least every quarter of a minute that it is there.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// The longest answer that is read.
 const MOST: usize = 16 * 1024 * 1024;
 
@@ -116,24 +119,30 @@ impl Transport for Native {
     }
 
     fn stream(&self, request: Request) -> BoxFuture<'static, Result<Streamed>> {
-        let (request, rt) = (self.build(request), self.rt.clone());
+        let (timeout, rt) = (request.timeout, self.rt.clone());
+        let request = self.build(request);
         self.there(async move {
-            let response = request.send().await.map_err(trouble)?;
+            let response = within(&rt, Some(timeout), pin!(request.send())).await.ok_or_else(silent)?;
+            let response = response.map_err(trouble)?;
             if response.status() != reqwest::StatusCode::OK {
                 return read_all(response).await.map(Streamed::Refused);
             }
             // Read on the background thread, too; it ends when nobody listens any more.
             let (mut tell, body) = mpsc::channel(16);
+            let timers = rt.clone();
             rt.spawn(
                 async move {
                     let mut response = response;
                     loop {
-                        let piece = match response.chunk().await {
-                            Ok(None) => return,
-                            Ok(Some(piece)) => Ok(piece.to_vec()),
-                            Err(error) => Err(trouble(error)),
+                        let piece = match within(&timers, Some(LONGEST_SILENCE), pin!(response.chunk())).await
+                        {
+                            None => Err(silent()),
+                            Some(Ok(None)) => return,
+                            Some(Ok(Some(piece))) => Ok(piece.to_vec()),
+                            Some(Err(error)) => Err(trouble(error)),
                         };
-                        if tell.send(piece).await.is_err() {
+                        let over = piece.is_err();
+                        if tell.send(piece).await.is_err() || over {
                             return;
                         }
                     }
@@ -162,6 +171,12 @@ async fn read_all(mut response: reqwest::Response) -> Result<Response> {
 /// What went wrong on the way, without the URL, which the caller knows.
 fn trouble(error: reqwest::Error) -> Error {
     let error = error.without_url();
+    if error.is_builder() {
+        return Error::new(
+            ErrorKind::InvalidInput,
+            "the URL makes no sense to HTTP: look at its host and port",
+        );
+    }
     let mut message = if error.is_timeout() {
         "the server does not answer".to_owned()
     } else if error.is_connect() {
@@ -181,6 +196,10 @@ fn trouble(error: reqwest::Error) -> Error {
     let kind = if untrusted { ErrorKind::Denied } else { ErrorKind::Unavailable };
     // The steps between, such as "error sending request", tell nothing more.
     Error::new(kind, message)
+}
+
+fn silent() -> Error {
+    Error::new(ErrorKind::Unavailable, "the server does not answer")
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>> {
