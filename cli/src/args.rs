@@ -366,8 +366,9 @@ const LONG_AFTER: &str = concat!(
     "
 
 Environment:
-  WINDLASS_URL    where the locks live, unless --url says it
-  WINDLASS_TOKEN  what proves to a lock server who one is
+  WINDLASS_URL         where the locks live, unless --url says it
+  WINDLASS_TOKEN       what proves to a lock server who one is
+  WINDLASS_TOKEN_FILE  a file that it is in, read again whenever the server refuses it
 
 Exit status:
   0   done

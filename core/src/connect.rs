@@ -8,6 +8,7 @@ use crate::{
     locker::{Locker, Parts},
     options::{DEFAULT_TTL, check_metadata, check_ttl},
     rt::Runtime,
+    transport::TokenSource,
 };
 
 /// Connects to where locks live.
@@ -81,6 +82,7 @@ pub struct ConnectOptions {
     owner: Option<String>,
     metadata: BTreeMap<String, String>,
     rt: Option<Arc<dyn Runtime>>,
+    token: Option<TokenSource>,
 }
 
 impl Default for ConnectOptions {
@@ -92,7 +94,7 @@ impl Default for ConnectOptions {
 impl ConnectOptions {
     /// The defaults.
     pub fn new() -> Self {
-        Self { ttl: None, owner: None, metadata: BTreeMap::new(), rt: None }
+        Self { ttl: None, owner: None, metadata: BTreeMap::new(), rt: None, token: None }
     }
 
     /// How long a granted claim lives without renewal: 1 s to 1 h, 10 s unless told otherwise here or in the URL.
@@ -113,6 +115,31 @@ impl ConnectOptions {
     #[must_use]
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// The bearer token for an `http(s)` URL. Unless told otherwise: `$WINDLASS_TOKEN`, else what is in the file
+    /// `$WINDLASS_TOKEN_FILE`, which is read again whenever its token is refused.
+    #[must_use]
+    pub fn token(self, token: impl Into<String>) -> Self {
+        self.token_source(TokenSource::fixed(token))
+    }
+
+    /// Where the bearer token for an `http(s)` URL comes from, for tokens that end: the source is asked for one when there is
+    /// none yet, and again when the server refuses the one there is.
+    ///
+    /// ```
+    /// # use std::io;
+    /// # async fn fresh() -> io::Result<String> { Ok("token".into()) }
+    /// use windlass::{ConnectOptions, transport::TokenSource};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+    /// let options = ConnectOptions::new().token_source(TokenSource::new(|| fresh()));
+    /// let locker = options.connect("http://127.0.0.1:7420/team-a").await?;
+    /// # let _ = locker; Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn token_source(mut self, source: TokenSource) -> Self {
+        self.token = Some(source);
         self
     }
 
@@ -143,7 +170,7 @@ impl ConnectOptions {
         check_ttl(ttl)?;
         check_metadata(&self.metadata)?;
         let owner = self.owner.or(address.option("owner"));
-        let open = opener(address, rt.clone())?;
+        let open = opener(address, self.token.as_ref(), rt.clone())?;
         let locker = Locker::new(Parts { rt, open, ttl, owner, metadata: self.metadata });
         // Opens the backend now, so that what is wrong with it is said here.
         locker.session()?;
@@ -157,7 +184,7 @@ impl ConnectOptions {
 /// As for [`connect`](crate::connect); `ttl` and `owner` are a locker's and not known here.
 pub fn open_backend(url: &str, rt: Arc<dyn Runtime>) -> Result<Arc<dyn Backend>> {
     rt.start()?;
-    opener(Address::parse(url)?, rt)?()
+    opener(Address::parse(url)?, None, rt)?()
 }
 
 /// Says what a URL leads to, and opens nothing: that would make directories.
@@ -169,7 +196,11 @@ pub fn fuzz(url: &str) -> Result<()> {
 type Open = Box<dyn Fn() -> Result<Arc<dyn Backend>> + Send + Sync>;
 
 /// How to open the backend of a scheme, now and again in a child of `fork`.
-fn opener(address: Address, rt: Arc<dyn Runtime>) -> Result<Open> {
+fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -> Result<Open> {
+    if token.is_some() && !matches!(address.scheme.as_str(), "http" | "https") {
+        let scheme = &address.scheme;
+        return Err(invalid(&format!("a token is for http: and https:, and \"{scheme}:\" asks for none")));
+    }
     match address.scheme.as_str() {
         "memory" => {
             address.no_more_options(&[])?;
@@ -194,24 +225,39 @@ fn opener(address: Address, rt: Arc<dyn Runtime>) -> Result<Open> {
         }
         #[cfg(all(feature = "http", not(target_family = "wasm")))]
         "http" | "https" => {
-            use crate::{backend::http::HttpBackend, transport};
-            let mut address = address;
-            let tls = transport::Tls {
-                ca: address.option("ca").map(Into::into),
-                identity: address.option("cert").map(Into::into),
+            use crate::{
+                backend::http::HttpBackend,
+                transport::{Authorized, Native, Transport},
             };
-            address.no_more_options(&["ca", "cert"])?;
-            let token = from_environment("WINDLASS_TOKEN")?;
+            let mut address = address;
+            let tls = tls_of(&mut address)?;
+            let token = match token {
+                Some(token) => Some(token.clone()),
+                None => token_of_this_process()?,
+            };
             let url = format!("{}:{}", address.scheme, address.rest);
             Ok(Box::new(move || {
-                let transport = Arc::new(transport::Native::new(&tls, rt.clone())?);
-                Ok(Arc::new(HttpBackend::new(&url, token.clone(), transport, rt.clone())?))
+                let native: Arc<dyn Transport> = Arc::new(Native::new(&tls, rt.clone())?);
+                let transport = match token.clone() {
+                    Some(token) => Arc::new(Authorized::new(native, token, rt.clone())),
+                    None => native,
+                };
+                Ok(Arc::new(HttpBackend::new(&url, None, transport, rt.clone())?))
             }))
         }
         other => {
             Err(invalid(&format!("\"{other}:\" is not a known place for locks: use {}", SCHEMES.join(", "))))
         }
     }
+}
+
+/// What the environment says.
+#[cfg(all(feature = "http", not(target_family = "wasm")))]
+fn token_of_this_process() -> Result<Option<TokenSource>> {
+    if let Some(token) = from_environment("WINDLASS_TOKEN")? {
+        return Ok(Some(TokenSource::fixed(token)));
+    }
+    Ok(from_environment("WINDLASS_TOKEN_FILE")?.map(TokenSource::file))
 }
 
 /// The schemes that this build knows.
@@ -222,6 +268,14 @@ const SCHEMES: &[&str] = &[
     #[cfg(all(feature = "http", not(target_family = "wasm")))]
     "http(s)://HOST:PORT/NAMESPACE",
 ];
+
+/// What the options of a URL say of TLS.
+#[cfg(all(feature = "http", not(target_family = "wasm")))]
+fn tls_of(address: &mut Address) -> Result<crate::transport::Tls> {
+    let (ca, identity) = (address.option("ca"), address.option("cert"));
+    address.no_more_options(&["ca", "cert"])?;
+    Ok(crate::transport::Tls { ca: ca.map(Into::into), identity: identity.map(Into::into) })
+}
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 fn this_host() -> Result<Arc<dyn Runtime>> {

@@ -7,8 +7,10 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 
 use crate::error::Result;
 
+mod authorized;
 #[cfg(all(feature = "http", not(target_family = "wasm")))]
 mod native;
+pub use authorized::{Authorized, TokenSource};
 #[cfg(all(feature = "http", not(target_family = "wasm")))]
 pub(crate) use native::{Native, Tls};
 

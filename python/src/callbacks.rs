@@ -4,14 +4,19 @@
 //! callback can harm a lock: what it raises goes to `sys.unraisablehook`.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use futures_channel::oneshot;
 use pyo3::{PyTraverseError, PyVisit, exceptions::PyKeyboardInterrupt, ffi, prelude::*};
 use windlass::{
-    Notice, Waiting,
+    Error, ErrorKind, Notice, Waiting,
     rt::{Native, Runtime},
+    transport::TokenSource,
 };
 
 use crate::{
@@ -72,6 +77,31 @@ fn notify(callback: Py<PyAny>) -> impl Fn(&Notice) + Send + Sync + 'static {
             }
         });
     }
+}
+
+/// A function that gives tokens, called on a thread of the core's own.
+pub(crate) fn token_source(source: Py<PyAny>) -> TokenSource {
+    let source = Arc::new(source);
+    TokenSource::new(move || {
+        let (tell, token) = oneshot::channel();
+        let source = source.clone();
+        // Whoever asked may be gone.
+        Native.call(Box::new(move || drop(tell.send(ask_for_token(&source)))));
+        async move { token.await.unwrap_or_else(|_| Err(interpreter_ends())) }
+    })
+}
+
+fn ask_for_token(source: &Py<PyAny>) -> Result<String, Error> {
+    let Some(_running) = Running::begin() else { return Err(interpreter_ends()) };
+    let token = Python::try_attach(|py| {
+        let token = source.call0(py).and_then(|token| token.extract(py));
+        token.map_err(|error| Error::new(ErrorKind::Denied, format!("no token: {error}")).with_source(error))
+    });
+    token.unwrap_or_else(|| Err(interpreter_ends()))
+}
+
+fn interpreter_ends() -> Error {
+    Error::new(ErrorKind::Closed, "the interpreter is ending: there is nobody to ask for a token")
 }
 
 /// How many callbacks run in this process, and whether no more shall begin.

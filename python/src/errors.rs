@@ -1,5 +1,7 @@
 //! From the core's error to Python's exceptions, which mirror its kinds one to one.
 
+use std::error::Error as _;
+
 use pyo3::{
     intern,
     prelude::*,
@@ -56,7 +58,12 @@ fn build<'py>(py: Python<'py>, class: &str, error: &Error) -> PyResult<Bound<'py
     if let Some(reason) = error.lost_reason() {
         details.set_item(intern!(py, "reason"), reason.to_string())?;
     }
-    class.call((format!("{error:#}"),), Some(&details))
+    let exception = class.call((format!("{error:#}"),), Some(&details))?;
+    // What a function of the program raised.
+    if let Some(cause) = error.source().and_then(|cause| cause.downcast_ref::<PyErr>()) {
+        exception.setattr(intern!(py, "__cause__"), cause.value(py))?;
+    }
+    Ok(exception)
 }
 
 /// The exception that the body of a `with` raised goes on; that the lock was lost is shown above it, as the innermost of

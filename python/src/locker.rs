@@ -7,10 +7,11 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, lock::Mutex as AsyncMutex};
-use pyo3::{prelude::*, types::PyDict, types::PyString};
+use pyo3::{exceptions::PyTypeError, prelude::*, types::PyDict, types::PyString};
 use windlass::{ConnectOptions, Error, ErrorKind, Status, Ticket};
 
 use crate::{
+    callbacks::token_source,
     errors,
     held::{none, show},
     here::Here,
@@ -26,13 +27,14 @@ pub(crate) struct Locker(windlass::Locker);
 
 /// Connects. No `url`: `$WINDLASS_URL`, else files of this user on this machine.
 #[pyfunction]
-#[pyo3(signature = (url=None, *, ttl=None, owner=None, metadata=None))]
+#[pyo3(signature = (url=None, *, ttl=None, owner=None, metadata=None, token=None))]
 pub(crate) fn connect(
     py: Python<'_>,
     url: Option<String>,
     ttl: Option<f64>,
     owner: Option<String>,
     metadata: Option<Metadata>,
+    token: Option<Bound<'_, PyAny>>,
 ) -> PyResult<Pending> {
     let mut options = ConnectOptions::new();
     if let Some(ttl) = ttl {
@@ -43,6 +45,13 @@ pub(crate) fn connect(
     }
     for (key, value) in metadata.unwrap_or_default().0 {
         options = options.metadata(key, value);
+    }
+    if let Some(token) = token {
+        options = match token.cast::<PyString>() {
+            Ok(text) => options.token(text.to_cow()?),
+            Err(_) if token.is_callable() => options.token_source(token_source(token.unbind())),
+            Err(_) => return Err(PyTypeError::new_err("token is text, or a function that gives it")),
+        };
     }
     let connecting = async move {
         let url = url.map_or_else(windlass::default_url, Ok)?;

@@ -11,7 +11,7 @@ from ._lock import Lock, LockAll, RLock, Semaphore
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
@@ -168,15 +168,20 @@ def connect(
     ttl: float | None = None,
     owner: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    token: str | Callable[[], str] | None = None,
 ) -> Locker:
     """Connect to where locks live.
 
     Args:
-        url: `memory:` or `memory:NAME`, the memory of this process; `file:///DIR`, files of this machine. Unless told
-            otherwise `$WINDLASS_URL`, else files of this user on this machine.
+        url: `memory:` or `memory:NAME`, the memory of this process; `file:///DIR`, files of this machine;
+            `http://HOST:PORT/NAMESPACE` or `https://...`, a lock server;
+            Unless told otherwise `$WINDLASS_URL`, else files of this user on this machine.
         ttl: How many seconds a granted claim lives without renewal: 1 s to 1 h, 10 s unless told otherwise.
         owner: Who asks, for people to see: `user@host:pid` unless told otherwise.
         metadata: Something more about the program for people to see; 2 KiB in all at the most.
+        token: The bearer token for a server, or a function that gives one: it is called on another thread when there is
+            none yet, and again when the server refuses the one there is. Unless told otherwise `$WINDLASS_TOKEN`, else
+            what is in the file `$WINDLASS_TOKEN_FILE`.
 
     Raises:
         InvalidInput: A URL or an option that is not known, with those that are.
@@ -185,9 +190,11 @@ def connect(
     >>> import windlass
     >>> windlass.connect("memory:", ttl=15)
     <Locker memory:>
+    >>> windlass.connect("http://127.0.0.1:7420/team-a", token=lambda: "a fresh token")
+    <Locker http://127.0.0.1:7420/team-a>
 
     """
-    return Locker(_windlass.connect(url, ttl=ttl, owner=owner, metadata=metadata).wait())
+    return Locker(_windlass.connect(url, ttl=ttl, owner=owner, metadata=metadata, token=token).wait())
 
 
 def default_locker() -> Locker:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from concurrent.futures import wait
 from functools import partial, wraps
 
 from . import _windlass
@@ -48,6 +49,11 @@ __all__ = [
     "connect",
     "default_locker",
 ]
+
+# How many seconds an asynchronous function that gives tokens may take.
+_TOKEN_PATIENCE = 30.0
+# How often to look whether there is still somebody to wait for.
+_LOOK_EVERY = 0.1
 
 _CALLED_LATER = ("on_lost", "on_contended", "on_held_too_long")
 
@@ -478,14 +484,50 @@ async def connect(
     ttl: float | None = None,
     owner: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    token: str | Callable[[], str | Awaitable[str]] | None = None,
 ) -> Locker:
-    """Connect to where locks live; see `windlass.connect`."""
-    return Locker(await _windlass.connect(url, ttl=ttl, owner=owner, metadata=metadata))
+    """Connect to where locks live; see `windlass.connect`.
+
+    A function that gives tokens may be `async`: it then runs on the event loop on which this was called. Otherwise it
+    is called on another thread.
+    """
+    if callable(token):
+        token = _on_loop(token, asyncio.get_running_loop())
+    return Locker(await _windlass.connect(url, ttl=ttl, owner=owner, metadata=metadata, token=token))
 
 
 def default_locker() -> Locker:
     """Return the locker of the locks that are made without one: one for each process, made at first use."""
     return Locker(_windlass.default_locker())
+
+
+def _on_loop(source: Callable[[], str | Awaitable[str]], loop: asyncio.AbstractEventLoop) -> Callable[[], str]:
+    async def wait_for(token: Awaitable[str]) -> str:
+        return await token
+
+    def call() -> str:
+        token = source()
+        if isinstance(token, str):
+            return token
+        waiting = wait_for(token)
+        try:
+            asked = asyncio.run_coroutine_threadsafe(waiting, loop)
+            for _ in range(round(_TOKEN_PATIENCE / _LOOK_EVERY)):
+                if wait([asked], _LOOK_EVERY).done:
+                    return asked.result()
+                if loop.is_closed():
+                    break
+            asked.cancel()
+            message = "the event loop that connected is closed, or too busy"
+            raise RuntimeError(message)
+        finally:
+            # Nobody runs there any more what has not begun.
+            if loop.is_closed():
+                waiting.close()
+                if asyncio.iscoroutine(token):
+                    token.close()
+
+    return call
 
 
 def _call_on_loop(where: list[asyncio.AbstractEventLoop], callback: Callable[[Any], object], notice: object) -> None:
