@@ -65,7 +65,11 @@ impl<'a> Hold<'a> {
             .map_err(|error| Failure::new(OS_ERROR, format!("cannot listen for signals: {error}")))?;
         let (program, mut command) = command(args);
         command.env("WINDLASS_LOCK", guard.name().as_str());
-        command.env("WINDLASS_FENCING_TOKEN", guard.fencing_token().to_string());
+        // A script that needs one where there is none must not find another lock's.
+        match guard.fencing_token() {
+            0 => command.env_remove("WINDLASS_FENCING_TOKEN"),
+            token => command.env("WINDLASS_FENCING_TOKEN", token.to_string()),
+        };
         let mut terminal = Terminal::open();
         let for_it = terminal.as_mut().filter(|terminal| terminal.is_ours_alone());
         let group = Group::start(command, for_it).map_err(|error| not_started(&program, &error))?;

@@ -97,7 +97,7 @@ pub struct Claim {
 /// A lock, granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Greater than that of every earlier grant of this lock that it conflicts with.
+    /// Greater than that of every earlier grant of this lock that it conflicts with; 0 where the backend has none to give.
     pub fencing_token: u64,
     /// How it is shared.
     pub mode: Mode,

@@ -27,6 +27,10 @@ pub use file::{FileBackend, Naming};
 pub(crate) mod http;
 #[cfg(feature = "http")]
 pub use http::HttpBackend;
+#[cfg(feature = "lockgate")]
+pub(crate) mod lockgate;
+#[cfg(feature = "lockgate")]
+pub use lockgate::LockgateBackend;
 pub(crate) mod memory;
 pub use memory::MemoryStore;
 
@@ -118,6 +122,10 @@ pub struct Capabilities {
     pub hand_on_between_processes: bool,
     /// A name that nobody holds or waits for takes no place at all.
     pub forgets_names: bool,
+    /// Every grant carries a fencing token; otherwise it is 0.
+    pub fencing_token: bool,
+    /// Who holds and who waits can be listed and watched.
+    pub see: bool,
 }
 
 /// `acquire_all` for backends without a request for several: one after another, in the order given, and all given back

@@ -18,6 +18,7 @@ use crate::{
 /// | `memory:` or `memory:NAME` | the memory of this process |
 /// | `file:///DIR` | files of this machine; `?names=murmur3` for lockgate's old file names |
 /// | `http://HOST:PORT/NAMESPACE`, `https://…` | a Windlass server, with the token in `$WINDLASS_TOKEN`; `?ca=FILE` trusts its certificates besides the system's, `?cert=FILE` shows ours |
+/// | `lockgate+http://HOST:PORT`, `lockgate+https://…` | lockgate's own server, with the same two options |
 ///
 /// Every URL takes `?ttl=15s` (or `1500ms`, `2m`) and `?owner=TEXT`.
 ///
@@ -245,6 +246,17 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
                 Ok(Arc::new(HttpBackend::new(&url, None, transport, rt.clone())?))
             }))
         }
+        #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
+        "lockgate+http" | "lockgate+https" => {
+            use crate::{backend::lockgate::LockgateBackend, transport};
+            let mut address = address;
+            let tls = tls_of(&mut address)?;
+            let url = format!("{}:{}", address.scheme, address.rest);
+            Ok(Box::new(move || {
+                let transport = Arc::new(transport::Native::new(&tls, rt.clone())?);
+                Ok(Arc::new(LockgateBackend::new(&url, transport, rt.clone())?))
+            }))
+        }
         other => {
             Err(invalid(&format!("\"{other}:\" is not a known place for locks: use {}", SCHEMES.join(", "))))
         }
@@ -267,6 +279,8 @@ const SCHEMES: &[&str] = &[
     "file:///DIR",
     #[cfg(all(feature = "http", not(target_family = "wasm")))]
     "http(s)://HOST:PORT/NAMESPACE",
+    #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
+    "lockgate+http(s)://HOST:PORT",
 ];
 
 /// What the options of a URL say of TLS.

@@ -49,7 +49,9 @@ impl Guard {
 
     /// Greater than that of every earlier grant of this lock that it conflicts with. Send it with each side effect: a
     /// resource that refuses a smaller token than the largest it has seen is never written by an old holder. It can
-    /// grow by [`upgrade`](Self::upgrade). In a child of `fork`: 0.
+    /// grow by [`upgrade`](Self::upgrade).
+    ///
+    /// 0 in a child of `fork`, and where the backend has none to give: see [`Capabilities::fencing_token`](crate::Capabilities).
     pub fn fencing_token(&self) -> u64 {
         if self.session.is_ours() { self.held.fencing_token() } else { 0 }
     }

@@ -19,6 +19,7 @@ mod metrics;
 mod name;
 mod options;
 mod owner;
+mod per_process;
 pub mod protocol;
 mod record;
 pub mod rt;

@@ -19,8 +19,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Sends a request and reads the whole answer, of at most 16 MiB.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::ErrorKind::Unavailable) when there was no answer, whatever its status;
-    /// [`Denied`](crate::ErrorKind::Denied) when the server's certificate is not to be trusted.
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) when there was no answer, whatever its status, with [`NotSent`] as its
+    /// source where the server certainly saw nothing of the request; [`Denied`](crate::ErrorKind::Denied) when the server's certificate is not to be trusted.
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Response>>;
 
     /// Sends a request and gives the body as it comes, if the status is 200; else the whole answer.
@@ -29,6 +29,11 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// As for [`send`](Self::send).
     fn stream(&self, request: Request) -> BoxFuture<'static, Result<Streamed>>;
 }
+
+/// Why there was no answer: there was no connection.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the request was not sent")]
+pub struct NotSent;
 
 /// A request.
 #[derive(Clone)]

@@ -118,9 +118,18 @@ impl HeldBase {
 
     /// Greater than that of every earlier grant of this lock that it conflicts with. Send it with each side effect: a
     /// resource that refuses a smaller token than the largest it has seen is never written by an old holder.
+    ///
+    /// Raises:
+    ///     Unsupported: The backend has none to give.
     #[getter]
-    fn fencing_token(&self) -> u64 {
-        self.guard().fencing_token()
+    fn fencing_token(&self, py: Python<'_>) -> PyResult<u64> {
+        match self.guard().fencing_token() {
+            0 if self.is_ours() => {
+                let message = "this backend has no fencing tokens to give; see its page in the documentation";
+                Err(errors::error(py, windlass::ErrorKind::Unsupported, message))
+            }
+            token => Ok(token),
+        }
     }
 
     /// How the lock is shared: "exclusive", "shared", "upgradable" or "permit".
@@ -166,8 +175,11 @@ impl HeldBase {
         let held = slf.get();
         let state = match held.lost_reason() {
             Some(reason) => format!("lost: {reason}"),
-            None if held.is_held() => format!("fencing_token={}", held.fencing_token()),
-            None => "not held".to_owned(),
+            None if !held.is_held() => "not held".to_owned(),
+            None => match held.guard().fencing_token() {
+                0 => "held".to_owned(),
+                token => format!("fencing_token={token}"),
+            },
         };
         Ok(format!("<{} {:?} {}, {state}>", slf.get_type().name()?, held.name(), held.mode()))
     }

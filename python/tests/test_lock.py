@@ -7,11 +7,12 @@ import os
 import pickle
 import sys
 import threading
+import uuid
 import weakref
 from contextlib import contextmanager
 
 import pytest
-from conftest import in_thread, until, waiters
+from conftest import PATIENCE, in_thread, until, waiters
 
 import windlass
 
@@ -29,6 +30,16 @@ def test_with_gives_a_held_lock(locker):
     with pytest.raises(windlass.NotHeld):
         held.check()
     assert locker.list() == []
+
+
+def test_a_backend_without_fencing_tokens(server):
+    with windlass.connect(f"lockgate+{server}/{uuid.uuid4()}/locker") as locker:
+        assert not locker.capabilities()["fencing_token"]
+        with locker.lock("a", timeout=PATIENCE) as held:
+            with pytest.raises(windlass.Unsupported, match="fencing tokens"):
+                held.fencing_token
+            assert held.is_held()
+            assert "fencing_token" not in repr(held)
 
 
 def test_fencing_tokens_grow(locker):

@@ -51,7 +51,7 @@ class _Base:
         """Return what the backend can promise.
 
         shared, permit, downgrade, upgrade, steal, force_release, fair_between_processes, hand_on_between_processes,
-        forgets_names.
+        forgets_names, fencing_token, see.
         """
         return self._native.capabilities()
 
@@ -174,7 +174,7 @@ def connect(
 
     Args:
         url: `memory:` or `memory:NAME`, the memory of this process; `file:///DIR`, files of this machine;
-            `http://HOST:PORT/NAMESPACE` or `https://...`, a lock server;
+            `http://HOST:PORT/NAMESPACE` or `https://...`, a lock server; `lockgate+http://HOST:PORT`, lockgate's own.
             Unless told otherwise `$WINDLASS_URL`, else files of this user on this machine.
         ttl: How many seconds a granted claim lives without renewal: 1 s to 1 h, 10 s unless told otherwise.
         owner: Who asks, for people to see: `user@host:pid` unless told otherwise.

@@ -134,6 +134,28 @@ async fn can_force_release(place: &dyn Place, client: &dyn Backend) -> bool {
     false
 }
 
+/// Who holds and who waits, and whether somebody does.
+async fn can_see(place: &dyn Place, client: &dyn Backend) -> bool {
+    if client.capabilities().see {
+        return true;
+    }
+    let error = place.soon("a refusal", client.inspect("")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let watch = place.soon("a refusal", client.changes("")).await;
+    assert_eq!(watch.err().map(|error| error.kind()), Some(ErrorKind::Unsupported));
+    false
+}
+
+async fn can_fence(place: &dyn Place, client: &dyn Backend) -> bool {
+    if client.capabilities().fencing_token {
+        return true;
+    }
+    let held = ask("no-token", Mode::Exclusive);
+    assert_eq!(place.take(client, &held).await.fencing_token, 0);
+    place.give_back(client, &[&held]).await;
+    false
+}
+
 async fn refused(place: &dyn Place, client: &dyn Backend, mode: Mode, entry: Entry) -> bool {
     let mut ask = ask("unsupported", mode);
     ask.entry = entry;

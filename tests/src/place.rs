@@ -63,9 +63,13 @@ pub fn check(place: impl Place, test: for<'a> fn(&'a dyn Place) -> LocalBoxFutur
             test(&place).await;
             let client = place.client();
             let place: &dyn Place = &place;
-            place
-                .until("nobody holds and nobody waits", async || client.inspect("").await.unwrap().is_empty())
-                .await;
+            if client.capabilities().see {
+                place
+                    .until("nobody holds and nobody waits", async || {
+                        client.inspect("").await.unwrap().is_empty()
+                    })
+                    .await;
+            }
             place.until("nothing is left behind", async || place.leftovers().is_empty()).await;
         }
         .boxed_local(),
@@ -169,6 +173,19 @@ impl dyn Place + '_ {
         let all = self.soon("a look", client.inspect(name)).await.unwrap();
         let status = all.into_iter().find(|status| status.name.as_str() == name);
         status.unwrap_or_else(|| Status { name: name.parse().unwrap(), holders: vec![], waiters: vec![] })
+    }
+
+    /// Who holds a lock and who waits for it, in the words of [`queue`](Self::queue), where the backend can see it.
+    pub async fn shows(&self, client: &dyn Backend, name: &str, queue: &str) {
+        if client.capabilities().see {
+            assert_eq!(self.queue(client, name).await, queue);
+        }
+    }
+
+    /// Waits until it [is so](Self::shows).
+    pub async fn until_shows(&self, client: &dyn Backend, name: &str, queue: &str) {
+        let so = async || !client.capabilities().see || self.queue(client, name).await == queue;
+        self.until(queue, so).await;
     }
 
     /// The owners that hold a lock and those that wait for it, as `a b / c`.

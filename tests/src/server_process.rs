@@ -99,7 +99,7 @@ pub fn spawn(command: &mut Command) -> Child {
 
 /// A port that nobody is given while the server that had it is down. A free one from `:0` would be the source port of
 /// any client's next connection; so this one is from below those that the kernel gives out.
-fn port_to_keep() -> u16 {
+pub fn port_to_keep() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let given_out = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
     let first: u32 = given_out.split_whitespace().next().unwrap().parse().unwrap();

@@ -177,7 +177,7 @@ fn the_command_reads_tokens_from_the_environment() {
 
 #[test]
 fn a_token_for_a_place_that_asks_for_none_is_refused() {
-    for url in ["memory:"] {
+    for url in ["memory:", "lockgate+http://127.0.0.1:1"] {
         let error = block_on(ConnectOptions::new().token("token").connect(url)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     }

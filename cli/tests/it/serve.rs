@@ -55,6 +55,19 @@ fn commands_of_many_take_turns_at_a_server() {
     assert!(server.running.child.wait().unwrap().success());
 }
 
+/// Where there is no fencing token, there is none of another lock either.
+#[test]
+fn a_command_under_a_lock_without_a_fencing_token_has_none() {
+    let place = Place::new();
+    let mut server = serve(&place, &[]);
+    server.url = format!("lockgate+{}/locker", server.url);
+    let mut command =
+        server.windlass(&["run", "deploy", "--", "sh", "-c", "echo \"<${WINDLASS_FENCING_TOKEN-none}>\""]);
+    let done = output(command.env("WINDLASS_FENCING_TOKEN", "7"));
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), "<none>");
+}
+
 #[test]
 fn a_data_directory_is_of_one_server() {
     let place = Place::new();

@@ -196,6 +196,8 @@ impl Backend for FileBackend {
             fair_between_processes: linux,
             hand_on_between_processes: false,
             forgets_names: false,
+            fencing_token: true,
+            see: true,
         }
     }
 

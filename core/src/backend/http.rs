@@ -333,6 +333,8 @@ impl Backend for HttpBackend {
             fair_between_processes: true,
             hand_on_between_processes: true,
             forgets_names: true,
+            fencing_token: true,
+            see: true,
         }
     }
 

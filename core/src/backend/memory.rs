@@ -27,18 +27,21 @@ use crate::{
     backend::{Backend, Capabilities, OnWaiting, in_turn},
     error::{Error, ErrorKind, Result},
     name::Name,
+    per_process::PerProcess,
     rt::Runtime,
     table::{Changed, Effect, Granted, Kept, Origin, Outcome, Rules, Table, Tally, What},
     time::{Millis, Moment},
 };
 
 mod expiry;
-mod spaces;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 use watch::Watch;
+
+/// The sets of names of this process.
+static SPACES: PerProcess<Space> = PerProcess::new();
 
 /// One locker's view of locks in memory. What it is told by [`hear`](Backend::hear) is about its own claims only.
 ///
@@ -174,7 +177,8 @@ impl Memory {
     /// The locks of this process under `name`; the empty name is the one that everybody uses.
     pub(crate) fn named(name: &str, runtime: Arc<dyn Runtime>) -> Self {
         let process = runtime.process();
-        Self::open(spaces::find(name, runtime), process, format!("memory:{name}"))
+        let space = SPACES.find(process, name, || Space::of_this_process(runtime));
+        Self::open(space, process, format!("memory:{name}"))
     }
 
     fn open(space: Arc<Space>, process: u32, url: String) -> Self {
@@ -260,6 +264,8 @@ impl Backend for Memory {
             fair_between_processes: true,
             hand_on_between_processes: self.space.expires,
             forgets_names: true,
+            fencing_token: true,
+            see: true,
         }
     }
 

@@ -9,7 +9,7 @@ use futures_util::{
 };
 use reqwest::{Certificate, Client, header};
 
-use super::{Duration, Request, Response, Streamed, Transport};
+use super::{Duration, NotSent, Request, Response, Streamed, Transport};
 use crate::{
     error::{Error, ErrorKind, Result},
     rt::Runtime,
@@ -172,14 +172,14 @@ async fn read_all(mut response: reqwest::Response) -> Result<Response> {
 fn trouble(error: reqwest::Error) -> Error {
     let error = error.without_url();
     if error.is_builder() {
-        return Error::new(
-            ErrorKind::InvalidInput,
-            "the URL makes no sense to HTTP: look at its host and port",
-        );
+        let error =
+            Error::new(ErrorKind::InvalidInput, "the URL makes no sense to HTTP: look at its host and port");
+        return error.with_source(NotSent);
     }
+    let not_sent = error.is_connect();
     let mut message = if error.is_timeout() {
         "the server does not answer".to_owned()
-    } else if error.is_connect() {
+    } else if not_sent {
         "cannot connect to the server".to_owned()
     } else {
         "the connection to the server broke".to_owned()
@@ -195,7 +195,8 @@ fn trouble(error: reqwest::Error) -> Error {
     }
     let kind = if untrusted { ErrorKind::Denied } else { ErrorKind::Unavailable };
     // The steps between, such as "error sending request", tell nothing more.
-    Error::new(kind, message)
+    let error = Error::new(kind, message);
+    if not_sent { error.with_source(NotSent) } else { error }
 }
 
 fn silent() -> Error {

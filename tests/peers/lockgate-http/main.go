@@ -1,5 +1,6 @@
-// Drives lockgate's HTTP client by lines on standard input; answers each with a line.
+// Is lockgate's HTTP server, or drives its client by lines on standard input and answers each with a line.
 //
+//	lockgate-http serve ADDRESS                      -> "address ADDRESS"
 //	lockgate-http URL
 //
 //	try ID NAME exclusive|shared ACQUIRER            -> "acquired ID" or "busy ID"
@@ -17,6 +18,8 @@ import (
 	"bufio"
 	"encoding/hex"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -25,6 +28,7 @@ import (
 
 	"github.com/werf/lockgate"
 	"github.com/werf/lockgate/pkg/distributed_locker"
+	"github.com/werf/lockgate/pkg/distributed_locker/optimistic_locking_store"
 )
 
 var (
@@ -34,7 +38,11 @@ var (
 )
 
 func main() {
-	locker = distributed_locker.NewHttpLocker(os.Args[1])
+	if os.Args[1] == "serve" {
+		serve(os.Args[2])
+	} else {
+		locker = distributed_locker.NewHttpLocker(os.Args[1])
+	}
 	say("ready")
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -71,6 +79,31 @@ func main() {
 			check(fmt.Errorf("unknown command %q", words[0]))
 		}
 	}
+}
+
+// serve ends with the program, whose end is that of its standard input. The first part of a path is a set of names of its
+// own, as in werf's service.
+func serve(address string) {
+	listener, err := net.Listen("tcp", address)
+	check(err)
+	say("address " + listener.Addr().String())
+	var mutex sync.Mutex
+	spaces := map[string]http.Handler{}
+	space := func(name string) http.Handler {
+		mutex.Lock()
+		defer mutex.Unlock()
+		if spaces[name] == nil {
+			store := optimistic_locking_store.NewInMemoryStore()
+			backend := distributed_locker.NewOptimisticLockingStorageBasedBackend(store)
+			spaces[name] = http.StripPrefix("/"+name, distributed_locker.NewHttpBackendHandler(backend))
+		}
+		return spaces[name]
+	}
+	go func() {
+		check(http.Serve(listener, http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
+			space(strings.Split(request.URL.Path, "/")[1]).ServeHTTP(answer, request)
+		})))
+	}()
 }
 
 func options(words []string) lockgate.AcquireOptions {

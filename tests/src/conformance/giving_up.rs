@@ -15,7 +15,7 @@ pub async fn a_dropped_waiter_is_gone(place: &dyn Place) {
     let asked = waiter.ask.clone();
     waiter.drop_future().await;
     place.give_back(&*b, &[&asked]).await;
-    place.until("nobody waits", async || place.queue(&*a, "lock").await == "holder /").await;
+    place.until_shows(&*a, "lock", "holder /").await;
     place.give_back(&*a, &[&held]).await;
     assert!(place.could_have(&*b, "lock", Mode::Exclusive).await);
 }
@@ -34,7 +34,7 @@ pub async fn a_dropped_head_lets_the_next_in(place: &dyn Place) {
     place.give_back(&*b, &[&asked]).await;
     let next_asked = next.ask.clone();
     next.granted(place).await;
-    assert_eq!(place.queue(&*a, "lock").await, "next reader /");
+    place.shows(&*a, "lock", "next reader /").await;
     place.give_back(&*a, &[&next_asked, &reader]).await;
 }
 
@@ -45,10 +45,10 @@ pub async fn released_while_waiting(place: &dyn Place) {
     place.take(&*a, &held).await;
     let waiter = place.stand_in_line(&b, &ask_as("waiter", "lock", Mode::Exclusive)).await;
     place.give_back(&*b, &[&waiter.ask]).await;
-    place.until("nobody waits", async || place.queue(&*a, "lock").await == "holder /").await;
+    place.until_shows(&*a, "lock", "holder /").await;
     place.give_back(&*a, &[&held]).await;
     assert!(place.could_have(&*a, "lock", Mode::Exclusive).await);
-    assert_eq!(place.queue(&*a, "lock").await, "/");
+    place.shows(&*a, "lock", "/").await;
     waiter.drop_future().await;
 }
 
@@ -159,6 +159,6 @@ pub async fn a_drop_races_with_the_grant(place: &dyn Place) {
 }
 
 async fn nothing_is_left(place: &dyn Place, client: &dyn Backend) {
-    place.until("nobody holds and nobody waits", async || place.queue(client, "lock").await == "/").await;
+    place.until_shows(client, "lock", "/").await;
     assert!(place.could_have(client, "lock", Mode::Exclusive).await);
 }

@@ -21,6 +21,9 @@ pub async fn closed_is_closed(place: &dyn Place) {
 }
 
 pub async fn those_who_wait_are_refused(place: &dyn Place) {
+    if !place.locker().capabilities().unwrap().see {
+        return;
+    }
     let (one, two) = (place.locker(), place.locker());
     let rt = place.runtime();
     let guard = two.lock("b").await.unwrap();
@@ -40,6 +43,9 @@ pub async fn those_who_wait_are_refused(place: &dyn Place) {
 
 /// It was granted, and the locker was closed before the program came to know.
 pub async fn a_grant_that_nobody_has_seen_is_given_back(place: &dyn Place) {
+    if !place.locker().capabilities().unwrap().see {
+        return;
+    }
     let (one, two) = (place.locker(), place.locker());
     let guard = two.lock("lock").await.unwrap();
     let mut acquire = one.lock("lock").owner("late").into_future();
@@ -62,6 +68,9 @@ pub async fn a_grant_that_nobody_has_seen_is_given_back(place: &dyn Place) {
 }
 
 pub async fn a_grant_races_with_the_close(place: &dyn Place) {
+    if !place.locker().capabilities().unwrap().see {
+        return;
+    }
     let rt = place.runtime();
     let two = place.locker();
     for round in 0..30 {

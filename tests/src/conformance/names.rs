@@ -2,6 +2,7 @@
 
 use windlass::{Mode, Name, ask::Ask};
 
+use super::can_see;
 use crate::place::{Place, ask};
 
 /// Names that have hurt lock libraries, and their neighbours.
@@ -69,6 +70,9 @@ pub const ODD_NAMES: &[&str] = &[
 
 pub async fn odd_names_are_names(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_see(place, &*a).await {
+        return;
+    }
     let asks: Vec<Ask> = ODD_NAMES.iter().map(|name| ask(name, Mode::Exclusive)).collect();
     for (n, ask) in asks.iter().enumerate() {
         let client = if n % 2 == 0 { &*a } else { &*b };
@@ -115,8 +119,9 @@ pub async fn the_longest_name(place: &dyn Place) {
         let shorter = name.strip_suffix(['x', '\u{1f512}', '/']).unwrap();
         let held = ask(&name, Mode::Exclusive);
         place.take(&*a, &held).await;
-        let status = place.look(&*b, &name).await;
-        assert_eq!(status.holders.len(), 1);
+        if b.capabilities().see {
+            assert_eq!(place.look(&*b, &name).await.holders.len(), 1);
+        }
         assert!(place.could_have(&*b, shorter, Mode::Exclusive).await);
         assert!(!place.could_have(&*b, &name, Mode::Exclusive).await);
         place.give_back(&*a, &[&held]).await;

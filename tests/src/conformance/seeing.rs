@@ -8,11 +8,14 @@ use windlass::{
     ask::{Ask, Happening},
 };
 
-use super::can_force_release;
+use super::{can_force_release, can_see};
 use crate::place::{Place, ask, ask_as, claim, polled};
 
 pub async fn contended_is_heard_once_by_the_holder(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_see(place, &*a).await {
+        return;
+    }
     let held = ask("lock", Mode::Exclusive);
     place.take(&*a, &held).await;
     let elsewhere = ask("elsewhere", Mode::Exclusive);
@@ -54,6 +57,9 @@ pub async fn lost_is_heard_by_its_own_client_only(place: &dyn Place) {
 /// The one who hears may come and go; what happened meanwhile is told when it comes again.
 pub async fn news_wait_for_the_ear(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_see(place, &*a).await {
+        return;
+    }
     let held = ask("lock", Mode::Exclusive);
     place.take(&*a, &held).await;
     assert!(polled(1, a.hear()).await.is_none(), "nothing has happened");
@@ -67,6 +73,9 @@ pub async fn news_wait_for_the_ear(place: &dyn Place) {
 
 pub async fn holders_and_waiters_are_seen(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_see(place, &*a).await {
+        return;
+    }
     assert!(a.inspect("").await.unwrap().is_empty());
     let metadata = BTreeMap::from([("job".to_owned(), "nightly \u{1f319}\n\"x\"".to_owned())]);
     let owner = Owner { owner: "ann@host:1".into(), metadata };
@@ -97,6 +106,9 @@ pub async fn holders_and_waiters_are_seen(place: &dyn Place) {
 
 pub async fn a_prefix_is_a_prefix_of_the_text(place: &dyn Place) {
     let a = place.client();
+    if !can_see(place, &*a).await {
+        return;
+    }
     let names = ["a", "a/b", "ab", "b", "a%", "A"];
     let asks: Vec<Ask> = names.iter().map(|name| ask(name, Mode::Exclusive)).collect();
     for ask in &asks {
@@ -115,6 +127,9 @@ pub async fn a_prefix_is_a_prefix_of_the_text(place: &dyn Place) {
 
 pub async fn a_watch_before_a_look_misses_nothing(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_see(place, &*a).await {
+        return;
+    }
     let mut hints = place.soon("a watch", b.changes("lo")).await.unwrap();
     for _ in 0..3 {
         let held = ask("lock", Mode::Exclusive);

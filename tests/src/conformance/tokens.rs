@@ -5,11 +5,14 @@ use windlass::{
     ask::{Ask, Entry},
 };
 
-use super::{can_force_release, can_permit, can_share, can_steal};
+use super::{can_fence, can_force_release, can_permit, can_share, can_steal};
 use crate::place::{Place, ask, permit};
 
 pub async fn grow_over_grants(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_fence(place, &*a).await {
+        return;
+    }
     let mut last = 0;
     for n in 0..200 {
         let client = if n % 3 == 0 { &*a } else { &*b };
@@ -23,6 +26,9 @@ pub async fn grow_over_grants(place: &dyn Place) {
 
 pub async fn grow_across_modes(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_fence(place, &*a).await {
+        return;
+    }
     let can = a.capabilities();
     let mut modes = vec![Mode::Exclusive];
     modes.extend(can.shared.then_some(Mode::Shared));
@@ -53,6 +59,9 @@ pub async fn grow_across_modes(place: &dyn Place) {
 
 /// All clients end, and another comes: nothing of the lock is left but its past.
 pub async fn grow_over_clients(place: &dyn Place) {
+    if !can_fence(place, &*place.client()).await {
+        return;
+    }
     let mut last = 0;
     for _ in 0..5 {
         let client = place.client();
@@ -66,6 +75,9 @@ pub async fn grow_over_clients(place: &dyn Place) {
 
 pub async fn grow_when_taken(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_fence(place, &*a).await {
+        return;
+    }
     let held = ask("lock", Mode::Exclusive);
     let mut last = place.take(&*a, &held).await.fencing_token;
     let thief = Ask { entry: Entry::Steal, ..ask("lock", Mode::Exclusive) };
@@ -87,6 +99,9 @@ pub async fn grow_when_taken(place: &dyn Place) {
 
 pub async fn grow_in_the_order_of_the_grants(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
+    if !can_fence(place, &*a).await {
+        return;
+    }
     let shares = can_share(place, &*a).await && can_permit(place, &*a).await;
     let mut held = ask("lock", Mode::Exclusive);
     let mut last = place.take(&*a, &held).await.fencing_token;
