@@ -25,11 +25,12 @@
 //!
 //! - *The file is replaced or removed* between opening and locking it, or under a holder. Whoever has locked a file looks
 //!   whether the name still leads to it, and starts again if not (R25); holders hear of it and are told (watch.rs).
-//! - *The claim is given up while a thread waits for it in the kernel*, where nobody can be called back. The thread stays
-//!   there as an abandoned one; what it then gets it gives back at once, and whoever tries meanwhile and finds the lock taken
-//!   takes it from that thread (`attempt`).
+//! - *The claim is given up while a thread waits for it in the kernel*. The thread stays there as an abandoned one until a
+//!   signal ends its wait (alarm.rs); what it gets before that it gives back at once, and whoever tries meanwhile and finds
+//!   the lock taken takes it from that thread (`attempt`).
 //! - *A holder or a waiter is killed*: all that says that it was there are locks, and they go with its descriptors. Flags in
 //!   the lock file that it left up are lowered by the next one who finds nothing behind them.
+//! - *A waiter is stopped* when its turn comes: others go by (gate.rs).
 //! - *A child is forked*: it closes its copies at once and unlocks nothing (`lockfile::fork`, R21).
 //! - *A notice is lost*: inotify only makes things quick; a slow look finds what was not heard (R18).
 //! - *The machine's power fails* before a record is on the disk: fencing tokens are at least the time of day, and no
@@ -40,7 +41,10 @@ use std::{fmt, mem::ManuallyDrop, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use futures_channel::oneshot;
-use futures_util::stream::BoxStream;
+use futures_util::{
+    future::{Either, select},
+    stream::BoxStream,
+};
 
 use super::{Backend, Capabilities, OnWaiting, in_turn};
 use crate::{
@@ -51,6 +55,7 @@ use crate::{
     rt::{Runtime, thread},
 };
 
+mod alarm;
 mod dir;
 mod ears;
 #[cfg_attr(not(target_os = "linux"), path = "file/no_gate.rs")]
@@ -71,6 +76,7 @@ mod take;
 mod trouble;
 mod waiter;
 mod watch;
+mod who;
 
 use dir::Directory;
 pub(crate) use dir::default_dir;
@@ -79,7 +85,6 @@ use news::Inbox;
 #[cfg(fuzzing)]
 pub use record::fuzz;
 use slots::MOST;
-use trouble::trouble;
 
 /// How the files of locks are named: as lockgate names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -207,14 +212,27 @@ impl Backend for FileBackend {
 
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
         self.check(ask).map_err(self.at(&ask.name))?;
-        let begun =
-            self.directory()?.begin(self.key(&ask.name), ask, &self.inbox).map_err(self.at(&ask.name))?;
+        let key = self.key(&ask.name);
+        let begun = self.directory()?.begin(key, ask, &self.inbox).map_err(self.at(&ask.name))?;
         match begun {
             Begun::Granted(grant) => Ok(Some(grant)),
             Begun::Refused => Ok(None),
-            Begun::Waiting(answer, state) => {
-                waiting(state);
-                match answer.await {
+            Begun::Waiting(mut answer, mut state) => {
+                let mut early = None;
+                if state.holders.is_empty() {
+                    match select(&mut answer, self.directory()?.ask_who_holds(key)).await {
+                        Either::Left((answered, _)) => early = Some(answered),
+                        Either::Right((holders, _)) => state.holders = holders.unwrap_or_default(),
+                    }
+                }
+                let answered = match early {
+                    Some(answered) => answered,
+                    None => {
+                        waiting(state);
+                        answer.await
+                    }
+                };
+                match answered {
                     Ok(answer) => answer.map(Some).map_err(self.at(&ask.name)),
                     Err(_) => Err(self.at(&ask.name)(Error::new(
                         ErrorKind::NotHeld,
@@ -268,10 +286,8 @@ impl Backend for FileBackend {
     }
 
     async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
-        let directory = self.directory()?;
-        directory
-            .look(prefix)
-            .map_err(|e| trouble("read the directory", directory.path(), e).with_backend(self.url()))
+        let named = prefix.parse().ok().map(|name| (self.key(&name), name));
+        self.directory()?.look(prefix, named.as_ref()).map_err(|error| error.with_backend(self.url()))
     }
 
     async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
@@ -290,7 +306,12 @@ impl Backend for FileBackend {
         .map_err(|e| Error::new(ErrorKind::Unavailable, format!("cannot start a thread: {e}")).with_source(e))
         .map_err(self.at(name))?;
         let gone = || Error::new(ErrorKind::Internal, "the thread that was to free the lock has ended");
-        answer.await.unwrap_or_else(|_| Err(gone())).map_err(self.at(name))
+        let freed = answer.await.unwrap_or_else(|_| Err(gone())).map_err(self.at(name))?;
+        for holder in &freed {
+            let (owner, token) = (&holder.owner.owner, holder.fencing_token);
+            tracing::warn!(lock = %name, holder = owner, fencing_token = token, "taken away by force");
+        }
+        Ok(freed)
     }
 
     async fn changes(&self, _prefix: &str) -> Result<BoxStream<'static, Result<()>>> {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     process::Command,
     time::{Duration, Instant},
 };
@@ -10,7 +11,9 @@ use windlass::{ErrorKind, Mode, backend::Backend};
 
 use crate::{
     hold_by_flock,
-    support::{Party, Process, claim, exclusive, is_waited_for, scratch, shared, until, within},
+    support::{
+        Party, Process, claim, exclusive, is_waited_for, permit, scratch, shared, until, waits, within,
+    },
 };
 
 #[test]
@@ -78,6 +81,149 @@ fn a_killed_waiter_at_the_gate_blocks_nobody() {
     assert!(fs::read_to_string(dir.file("x")).unwrap().starts_with("{\"waiting\":1"));
     tries.take("try x 1 shared");
     assert!(fs::read_to_string(dir.file("x")).unwrap().starts_with("{\"waiting\":0"));
+}
+
+#[tokio::test]
+async fn a_stopped_waiter_keeps_its_place_and_nobody_out() {
+    let dir = scratch();
+    let party = Party::open(dir.path());
+    let mut all: Vec<Process> = (0..4).map(|_| Process::start(dir.path())).collect();
+    let [holder, stops, behind, last] = &mut all[..] else { unreachable!() };
+    holder.take("take x 1 exclusive");
+    stops.say("take x 2 exclusive");
+    until("it waits in the kernel", || is_waited_for(&dir.file("x"), stops.pid()));
+    behind.say("take x 3 exclusive");
+    stops.stop();
+    last.say("take x 4 exclusive");
+    holder.release("x", 1);
+    // In order, the one that waits for the stopped one already and the one that came later.
+    assert!(behind.next().starts_with("granted 3"));
+    behind.release("x", 3);
+    assert!(last.next().starts_with("granted 4"));
+    last.release("x", 4);
+    // Now the lock is free. It is seen all the same, and anybody may have it.
+    let found = party.0.inspect("").await.unwrap();
+    let waiters: Vec<&str> = found[0].waiters.iter().map(|waiter| waiter.owner.owner.as_str()).collect();
+    assert_eq!((found.len(), found[0].holders.len(), waiters), (1, 0, vec!["tester-2"]));
+    holder.take("try x 5 exclusive");
+    // Once it goes on it is the first again.
+    stops.go_on();
+    until("it waits in the kernel", || is_waited_for(&dir.file("x"), stops.pid()));
+    behind.say("take x 6 exclusive");
+    holder.release("x", 5);
+    assert!(stops.next().starts_with("granted 2"));
+    stops.release("x", 2);
+    assert!(behind.next().starts_with("granted 6"));
+}
+
+#[tokio::test]
+async fn a_thread_at_the_gate_ends_with_the_claim_that_it_waits_for() {
+    let dir = scratch();
+    let party = Party::open(dir.path());
+    let (mut holder, mut first) = (Process::start(dir.path()), Process::start(dir.path()));
+    holder.take("take x 1 exclusive");
+    first.say("take x 2 exclusive");
+    let queue = dir.path().join(".windlass").join(dir.file("x").file_name().unwrap()).with_extension("queue");
+    let behind = party.start(&exclusive("x", 3));
+    until("it waits at the gate", || waits(&queue).len() == 1);
+    behind.abort();
+    party.release(3, "x").await;
+    until("nobody does", || waits(&queue).is_empty());
+    holder.release("x", 1);
+    assert!(first.next().starts_with("granted 2"));
+}
+
+#[tokio::test]
+async fn who_waits_is_told_who_holds_the_lock_now() {
+    let dir = scratch();
+    let party = Party::open(dir.path());
+    let (mut a, mut b) = (Process::start(dir.path()), Process::start(dir.path()));
+    let told = async |ask| {
+        let told = party.told(&ask).await;
+        let holders = told.holders.into_iter().map(|holder| (holder.owner.owner, holder.mode));
+        holders.collect::<Vec<(String, Mode)>>()
+    };
+    a.take("take x 1 exclusive");
+    assert_eq!(told(exclusive("x", 9)).await, [("tester-1".to_owned(), Mode::Exclusive)]);
+    // It lives on, and is written down as the last exclusive one.
+    a.release("x", 1);
+    b.take("take x 2 shared");
+    let holders = told(exclusive("x", 9)).await;
+    assert_eq!((holders.len(), holders[0].1), (1, Mode::Shared));
+    assert!(holders[0].0.ends_with(&format!(":{}", b.pid())), "{holders:?}");
+    b.release("x", 2);
+    let theirs = hold_by_flock(&dir.file("x"), "-x");
+    let holders = told(exclusive("x", 9)).await;
+    assert!(holders[0].0.ends_with(&format!(":{}", theirs.id())), "{holders:?}");
+    end(theirs);
+    a.take("take x 3 2");
+    b.take("take x 4 2");
+    let holders = told(permit("x", 9, 2)).await;
+    assert_eq!(holders.iter().map(|holder| holder.1).collect::<Vec<_>>(), [permit_mode(2), permit_mode(2)]);
+    assert!(holders.iter().any(|holder| holder.0 == "tester-4"), "the last one that was written down");
+}
+
+fn permit_mode(limit: u32) -> Mode {
+    Mode::Permit(limit.try_into().unwrap())
+}
+
+fn end(mut child: std::process::Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_that_was_never_ours_is_seen_by_its_name() {
+    let dir = scratch();
+    let party = Party::open(dir.path());
+    let theirs = hold_by_flock(&dir.file("foreign"), "-x");
+    let found = party.0.inspect("foreign").await.unwrap();
+    assert_eq!((found.len(), found[0].name.as_str()), (1, "foreign"));
+    assert!(found[0].holders[0].owner.owner.ends_with(&format!(":{}", theirs.id())), "{found:?}");
+    for prefix in ["", "for"] {
+        assert!(party.0.inspect(prefix).await.unwrap().is_empty(), "nobody knows its name");
+    }
+    end(theirs);
+    assert!(party.0.inspect("foreign").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_lock_whose_file_is_closed_to_us_is_not_passed_over_in_silence() {
+    let dir = scratch();
+    let party = Party::open(dir.path());
+    let mut holder = Process::start(dir.path());
+    holder.take("take x 1 exclusive");
+    fs::set_permissions(dir.file("x"), fs::Permissions::from_mode(0)).unwrap();
+    let _user = NotRoot::become_one();
+    let error = party.0.inspect("").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains(dir.file("x").to_str().unwrap()), "{error}");
+    // By its name it is seen, and others are no matter of it.
+    let found = party.0.inspect("x").await.unwrap();
+    assert!(found[0].holders[0].owner.owner.ends_with(&format!(":{}", holder.pid())), "{found:?}");
+    assert!(party.0.inspect("y").await.unwrap().is_empty());
+}
+
+/// This thread, as a user to whom files can be closed.
+struct NotRoot;
+
+impl NotRoot {
+    fn become_one() -> Self {
+        Self::switch(65_534);
+        Self
+    }
+
+    fn switch(user: libc::uid_t) {
+        // SAFETY: the system call itself is of this thread alone, and touches no memory. Other users may not, and need not.
+        unsafe { libc::syscall(libc::SYS_setresuid, libc::uid_t::MAX, user, libc::uid_t::MAX) };
+    }
+}
+
+impl Drop for NotRoot {
+    fn drop(&mut self) {
+        // SAFETY: tells a number.
+        Self::switch(unsafe { libc::getuid() });
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use windlass::{
-    ClaimId, Error, ErrorKind, Mode, Owner, Result,
+    ClaimId, Error, ErrorKind, Mode, Owner, Result, Waiting,
     ask::{Ask, Claim, Entry, Grant},
     backend::{Backend, FileBackend, Naming},
     rt::Native,
@@ -129,6 +129,21 @@ impl Party {
         assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(waiting);
         self.0.release(&[Claim { name: ask.name.clone(), id: ask.claim_id }]).await.unwrap();
+    }
+
+    /// What one is told who waits; then it gives up.
+    pub(crate) async fn told(&self, ask: &Ask) -> Waiting {
+        let (tell, told) = channel();
+        let tell = |waiting| tell.send(waiting).unwrap();
+        let mut acquire = self.0.acquire(ask, &tell);
+        let heard = std::future::poll_fn(|context| {
+            assert!(acquire.as_mut().poll(context).is_pending());
+            told.try_recv().map_or(Poll::Pending, Poll::Ready)
+        });
+        let waiting = within(heard).await;
+        drop(acquire);
+        self.0.release(&[ask.claim()]).await.unwrap();
+        waiting
     }
 
     pub(crate) async fn release(&self, id: u128, name: &str) {

@@ -15,6 +15,7 @@ use super::{
     lockfile::{Identity, LockFile, identity},
     trouble::trouble,
     watch::Watch,
+    who::Questions,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -38,6 +39,7 @@ pub(super) struct Directory {
     shards: Vec<Mutex<HashMap<FileKey, Line>>>,
     next_id: AtomicU64,
     pub(super) watch: Watch,
+    pub(super) questions: Questions,
 }
 
 impl Directory {
@@ -65,6 +67,7 @@ impl Directory {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             next_id: AtomicU64::new(1),
             watch: Watch::default(),
+            questions: Questions::default(),
         });
         known.insert(key, Arc::downgrade(&directory));
         Ok(directory)

@@ -5,11 +5,22 @@
 //! on the byte of the one before: that is granted when that one has been served, gives up, or dies. So the kernel keeps
 //! a queue of which nobody can get ahead, and a hand-over wakes one.
 //!
+//! A process that is stopped (`Ctrl-Z`) keeps its place, but nobody waits for it: whoever comes behind, or after it, goes by,
+//! and who waits for it already looks once a second. That costs order alone: the lock itself is the kernel's to give. Once it
+//! goes on it is the first again, and may meet one that went by.
+//!
 //! The flag `waiting` in the lock file is up while there are tickets: that is what an acquire looks at that finds the
 //! lock free. Whoever takes a ticket raises it afterwards; whoever lowers it looks for tickets afterwards and raises it
 //! again. One that was left up by a process that was killed is lowered by the next who finds no ticket.
 
-use std::{fs::File, io, ops::Range, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +29,7 @@ use super::{
     line::Standing,
     lockfile::{Identity, LockFile, open_to_read},
     ofd::{self, Kind},
+    procfs::says_stopped,
     record::WAITING_AT,
     revoke::set_flag,
     trouble::trouble,
@@ -45,7 +57,7 @@ pub(super) struct Gate {
     /// The lock file, for the flag in it.
     main: LockFile,
     ticket: i64,
-    /// Nobody has a smaller one.
+    /// Nobody has a smaller one, or none but stopped ones when we looked.
     first: bool,
     /// Who stands at our place, as was said last.
     said: Option<ClaimId>,
@@ -90,12 +102,9 @@ impl Gate {
             return Ok(None);
         }
         let ahead = self.ahead().map_err(|e| trouble("look at the locks of", &self.path, e))?;
-        self.first = ahead.is_empty();
-        Ok(ahead.last().map(|before| Turn {
-            file: self.file.clone(),
-            identity: self.identity,
-            before: *before,
-        }))
+        let before = ahead.into_iter().rfind(|ticket| !is_stopped(self.file.file(), *ticket));
+        self.first = before.is_none();
+        Ok(before.map(|before| Turn { file: self.file.clone(), identity: self.identity, before }))
     }
 
     /// How many stand before us.
@@ -170,20 +179,45 @@ impl Turn {
         self.identity
     }
 
-    /// Waits until the one before us has gone.
-    pub(super) fn wait(&self) {
-        // If that fails, whoever asked looks again.
-        let _ = ofd::lock(self.file.file(), Kind::Read, self.before);
-        ofd::unlock(self.file.file(), self.before..self.before + 1);
+    /// Waits until the one before us has gone; false where the alarm has gone off before.
+    pub(super) fn wait(&self) -> bool {
+        match ofd::lock_unless_interrupted(self.file.file(), Kind::Read, self.before) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => false,
+            // If that fails, whoever asked looks again.
+            _ => {
+                ofd::unlock(self.file.file(), self.before..self.before + 1);
+                true
+            }
+        }
+    }
+
+    /// Whether the one before us cannot move on.
+    pub(super) fn is_kept_by_a_stopped_one(&self) -> bool {
+        is_stopped(self.file.file(), self.before)
     }
 }
 
 impl Directory {
     /// Whether a process stands in line. Disturbs nobody.
     pub(super) fn somebody_stands(&self, key: FileKey) -> Result<bool> {
+        self.look_at_queue(key, others)
+    }
+
+    /// The same, but not counting those that are stopped.
+    pub(super) fn somebody_waits(&self, key: FileKey) -> Result<bool> {
+        self.look_at_queue(key, |file| {
+            let any = ofd::locked_one(file, Kind::Read, TICKETS)?;
+            if any.is_none_or(|ticket| !is_stopped(file, ticket)) {
+                return Ok(any.is_some());
+            }
+            Ok(ofd::locked(file, Kind::Read, TICKETS)?.iter().any(|ticket| !is_stopped(file, *ticket)))
+        })
+    }
+
+    fn look_at_queue(&self, key: FileKey, look: impl Fn(&File) -> io::Result<bool>) -> Result<bool> {
         let path = self.side_path(key, "queue");
         match open_to_read(&path) {
-            Ok(file) => others(&file).map_err(|e| trouble("look at the locks of", &path, e)),
+            Ok(file) => look(&file).map_err(|e| trouble("look at the locks of", &path, e)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(trouble("open", &path, e)),
         }
@@ -200,17 +234,26 @@ impl Directory {
     pub(super) fn line_up(&self, key: FileKey, now: Moment) -> Vec<(u32, Waiter)> {
         let Ok(file) = open_to_read(&self.side_path(key, "queue")) else { return Vec::new() };
         let tickets = ofd::locked(&file, Kind::Read, TICKETS).unwrap_or_default();
-        tickets.into_iter().filter_map(|ticket| read_announcement(&file, ticket, now)).collect()
+        let said = tickets.into_iter().filter_map(|ticket| read_announcement(&file, ticket));
+        said.map(|said| {
+            let waited_for = now.wall.checked_sub(Duration::from_millis(said.since_ms));
+            (said.pid, Waiter { owner: said.owner, mode: said.mode, waited_for })
+        })
+        .collect()
     }
 }
 
-fn read_announcement(file: &File, ticket: i64, now: Moment) -> Option<(u32, Waiter)> {
+fn read_announcement(file: &File, ticket: i64) -> Option<Announcement> {
     let mut text = [0; PLACE];
     std::os::unix::fs::FileExt::read_exact_at(file, &mut text, place(ticket)).ok()?;
-    let said: Announcement =
-        serde_json::from_slice(&text).ok().filter(|said: &Announcement| said.ticket == ticket)?;
-    let waited_for = now.wall.checked_sub(Duration::from_millis(said.since_ms));
-    Some((said.pid, Waiter { owner: said.owner, mode: said.mode, waited_for }))
+    serde_json::from_slice(&text).ok().filter(|said: &Announcement| said.ticket == ticket)
+}
+
+/// Whether the process that has a ticket is known to be stopped.
+fn is_stopped(file: &File, ticket: i64) -> bool {
+    read_announcement(file, ticket)
+        .and_then(|said| fs::read_to_string(format!("/proc/{}/stat", said.pid)).ok())
+        .is_some_and(|stat| says_stopped(&stat))
 }
 
 fn place(ticket: i64) -> u64 {

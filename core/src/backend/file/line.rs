@@ -7,6 +7,7 @@ use std::{collections::VecDeque, mem, sync::Arc};
 use futures_channel::oneshot;
 
 use super::{
+    alarm::Recall,
     dir::Directory,
     gate::{Gate, Turn},
     lockfile::{Identity, LockFile, Side, identity},
@@ -37,7 +38,7 @@ pub(super) struct Line {
     /// Threads of ours that the kernel has queued for the lock itself, shared and exclusive.
     pub(super) blocked: [Option<Blocked>; 2],
     /// For which of them the head of our queue waits. The other one, or both, are abandoned: whoever they waited for
-    /// has given up. They unlock at once what they get.
+    /// has given up. They are called back, and unlock at once what they get before they hear of it.
     pub(super) wants: Option<Side>,
     /// Threads of ours that wait for something else than a lock on the main file.
     pub(super) at_slots: bool,
@@ -78,6 +79,7 @@ pub(super) struct Standing {
 pub(super) struct Blocked {
     pub(super) id: u64,
     pub(super) file: Arc<LockFile>,
+    pub(super) recall: Arc<Recall>,
     /// Somebody unlocked the file on the thread's behalf: if it believes that it has the lock, it looks again.
     pub(super) doubtful: bool,
 }
@@ -87,7 +89,7 @@ pub(super) enum Job {
     /// Wait at the gate.
     Gate(u64, Turn),
     /// Let the kernel queue it for the lock.
-    Main(Side, u64, Arc<LockFile>),
+    Main(Side, u64, Arc<LockFile>, Arc<Recall>),
     /// Look for a free permit each time that one comes back.
     Slots,
     /// Wait until a theft in another process is over.
@@ -104,13 +106,7 @@ pub(super) enum Begun {
 impl Directory {
     /// Takes the lock if that can be done now, else stands in line for it or gives up.
     pub(super) fn begin(self: &Arc<Self>, key: FileKey, ask: &Ask, inbox: &Arc<Inbox>) -> Result<Begun> {
-        let mut shard = self.shard(key);
-        let line = shard.entry(key).or_default();
-        let begun = self.begin_in(key, line, ask, inbox);
-        if line.is_idle() {
-            shard.remove(&key);
-        }
-        begun
+        self.with_line(key, |line| self.begin_in(key, line, ask, inbox))
     }
 
     fn begin_in(
@@ -177,24 +173,33 @@ impl Directory {
 
     /// Ends claims, held or waiting.
     pub(super) fn end(self: &Arc<Self>, key: FileKey, id: ClaimId) {
-        let mut shard = self.shard(key);
-        let Some(line) = shard.get_mut(&key) else { return };
-        if let Some(at) = line.held.iter().position(|held| held.id == id) {
-            let held = line.held.swap_remove(at);
-            self.let_go(held);
-        } else if let Some(at) = line.queue.iter().position(|standing| standing.id == id) {
-            line.queue.remove(at);
-            line.end_theft();
-            if at == 0 {
-                line.wants = None;
+        self.with_line(key, |line| {
+            if let Some(at) = line.held.iter().position(|held| held.id == id) {
+                let held = line.held.swap_remove(at);
+                self.let_go(held);
+            } else if let Some(at) = line.queue.iter().position(|standing| standing.id == id) {
+                line.queue.remove(at);
+                line.end_theft();
+                if at == 0 {
+                    line.wants = None;
+                }
             }
-        }
-        if !line.queue.is_empty() || line.gate.is_some() {
-            self.go_on(key, line);
-        }
+            if !line.queue.is_empty() || line.gate.is_some() {
+                self.go_on(key, line);
+            }
+        });
+    }
+
+    /// Runs `code` on the line, and forgets the line if there is nothing to it any more.
+    pub(super) fn with_line<T>(&self, key: FileKey, code: impl FnOnce(&mut Line) -> T) -> T {
+        let mut shard = self.shard(key);
+        let line = shard.entry(key).or_default();
+        let result = code(line);
+        line.call_back_abandoned();
         if line.is_idle() {
             shard.remove(&key);
         }
+        result
     }
 
     /// The grant of a claim that is held; its news go to `inbox` from now on.
@@ -233,7 +238,7 @@ impl Directory {
             }
             // Shared claims get one more than what is written down, and this one is now one of them.
             let token = held.grant.fencing_token - 1;
-            self.write_record(&held.file, token, Mode::Shared, &held.name, &held.owner)?;
+            self.write_record(key, &held.file, token, Mode::Shared, &held.name, &held.owner)?;
             // Never waits: it is ours alone.
             held.file.lock(Side::Shared).map_err(|e| trouble("lock", &self.main_path(key), e))?;
             held.grant.mode = Mode::Shared;
@@ -398,8 +403,9 @@ impl Directory {
                 }
                 let file = Arc::new(self.open_main(&path)?);
                 let id = self.fresh_id();
-                *blocked = Some(Blocked { id, file: file.clone(), doubtful: false });
-                Ok(Some(Job::Main(side, id, file)))
+                let recall = Arc::<Recall>::default();
+                *blocked = Some(Blocked { id, file: file.clone(), recall: recall.clone(), doubtful: false });
+                Ok(Some(Job::Main(side, id, file, recall)))
             }
             Obstacle::Slot => Ok((!mem::replace(&mut line.at_slots, true)).then_some(Job::Slots)),
             Obstacle::Queue => Ok((!mem::replace(&mut line.at_theft, true)).then_some(Job::Theft)),
@@ -421,6 +427,15 @@ impl Line {
             && self.at_gate.is_none()
             && !(self.at_slots || self.at_theft)
             && self.blocked.iter().all(Option::is_none)
+    }
+
+    /// Threads that wait for nobody come back soon, unless somebody comes for what they wait for.
+    fn call_back_abandoned(&self) {
+        for side in [Side::Shared, Side::Exclusive] {
+            if let Some(blocked) = &self.blocked[side as usize] {
+                blocked.recall.set(self.wants != Some(side));
+            }
+        }
     }
 
     /// Whether what this process holds itself stands in the way. Permits are counted in the slots, not here.

@@ -69,14 +69,18 @@ impl LockFile {
     /// Locks the file; the kernel queues the calling thread.
     pub(super) fn lock(&self, side: Side) -> Result<()> {
         loop {
-            let locked = match side {
-                Side::Shared => self.0.lock_shared(),
-                Side::Exclusive => self.0.lock(),
-            };
-            match locked {
+            match self.lock_unless_interrupted(side) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 locked => return locked,
             }
+        }
+    }
+
+    /// The same, for a thread that may be called back.
+    pub(super) fn lock_unless_interrupted(&self, side: Side) -> Result<()> {
+        match side {
+            Side::Shared => self.0.lock_shared(),
+            Side::Exclusive => self.0.lock(),
         }
     }
 
@@ -121,6 +125,11 @@ impl LockFile {
 
     pub(super) fn truncate(&self, size: u64) -> Result<()> {
         self.0.set_len(size)
+    }
+
+    /// The number of the descriptor, for those who look at this process from outside; 0 where there are none.
+    pub(super) fn number(&self) -> u32 {
+        sys::number(&self.0)
     }
 
     #[cfg(target_os = "linux")]
@@ -264,6 +273,10 @@ mod sys {
         Ok(Identity { device: stat.st_dev as u64, inode: stat.st_ino as u64 })
     }
 
+    pub(super) fn number(file: &File) -> u32 {
+        std::os::fd::AsRawFd::as_raw_fd(file).unsigned_abs()
+    }
+
     pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> Result<usize> {
         file.read_at(buffer, offset)
     }
@@ -306,6 +319,10 @@ mod sys {
 
     pub(super) fn identity(path: &Path) -> Result<Identity> {
         symlink_metadata(path).map(|_| SAME)
+    }
+
+    pub(super) fn number(_file: &File) -> u32 {
+        0
     }
 
     #[cfg(windows)]

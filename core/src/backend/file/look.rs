@@ -3,23 +3,30 @@
 //! Claims of this process are known exactly. Of other processes the kernel knows which of them hold a lock
 //! (`/proc/locks`), and the record says what the last exclusive holder or permit calls itself. Others are named by what
 //! the system knows of their process, and so are foreign programs. A holder in another pid namespace is not seen. Of the
-//! processes that stand in line, each says at the gate which of its claims is its next; foreign ones are not seen.
+//! processes that stand in line, each says at the gate which of its claims is its next; foreign ones are not seen. What a
+//! lock is called only its file says, so a lock that Windlass never held is seen by those alone who ask for it by name.
 
 // Only Linux tells which processes hold a lock.
 #![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
-use std::{collections::HashMap, fs, io::Read, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    io::{ErrorKind::PermissionDenied, Read},
+    path::Path,
+};
 
 use super::{
     dir::Directory,
-    gate::Gate,
-    line::{Held, Line},
+    line::Held,
     lockfile::{open_to_read, read_head},
-    procfs::{KernelLock, parse_locks, parse_user},
+    procfs::{KernelLock, Kind, parse_locks, parse_user},
     record::{LONGEST, Record},
+    trouble::trouble,
 };
 use crate::{
-    ask::{Holder, Mode, Owner, Status, Waiter, Waiting},
+    ask::{Holder, Mode, Owner, Status, Waiter},
+    error::{Error, Result},
     lockgate::FileKey,
     name::Name,
     time::Moment,
@@ -37,19 +44,6 @@ impl Held {
 }
 
 impl Directory {
-    /// Why one waits: cheap, because everybody who waits asks.
-    pub(super) fn waiting(&self, key: FileKey, line: &Line, place: usize) -> Waiting {
-        let now = self.rt.now();
-        let mut holders: Vec<Holder> = line.held.iter().map(|held| held.holder(now)).collect();
-        if holders.is_empty() {
-            // The last one that was written down, which it is as a rule.
-            holders.extend(self.read_record(key).map(|record| holder_of(&record, now)));
-        }
-        // Of other processes before us there may be more than one claim each: those come later.
-        let ahead = line.gate.as_ref().map_or(Some(0), Gate::count_ahead);
-        Waiting { holders, place: ahead.map(|ahead| ahead + place + 1) }
-    }
-
     pub(super) fn read_record(&self, key: FileKey) -> Option<Record> {
         let file = open_to_read(&self.main_path(key)).ok()?;
         Record::parse(&read_head(&file, LONGEST).ok()?)
@@ -62,54 +56,55 @@ impl Directory {
         self.holders(key, &locks, record.as_ref())
     }
 
-    /// Every lock that is held or waited for, and has a name that begins with `prefix`.
-    pub(super) fn look(&self, prefix: &str) -> std::io::Result<Vec<Status>> {
+    /// Every lock that is held or waited for, and has a name that begins with `prefix`. Where that is a name itself, it is
+    /// `named`, whatever its file says.
+    pub(super) fn look(&self, prefix: &str, named: Option<&(FileKey, Name)>) -> Result<Vec<Status>> {
         let locks = self.kernel_locks();
-        let mut found = Vec::new();
-        for entry in fs::read_dir(self.path())? {
-            let entry = entry?;
-            let Some(key) = entry.file_name().to_str().and_then(FileKey::parse) else { continue };
-            let here = self.is_known(key);
-            // Almost all files of a directory are of locks that nobody holds: they are not opened.
-            if !here && !Self::may_be_held(&entry, &locks) {
-                continue;
+        let mut keys: HashSet<FileKey> = named.map(|(key, _)| *key).into_iter().collect();
+        self.each_shard(|lines| keys.extend(lines.keys()));
+        // Almost all files of a directory are of locks that nobody holds: they are not opened.
+        let path = self.path();
+        let held = locked_in(path, &locks, FileKey::parse);
+        keys.extend(held.map_err(|e| trouble("read the directory", path, e))?);
+        let line_of = |file: &str| FileKey::parse(file.strip_suffix(".queue")?);
+        // It may not be there.
+        keys.extend(locked_in(self.side(), &locks, line_of).unwrap_or_default());
+        let (mut found, mut closed) = (Vec::new(), None);
+        for key in keys {
+            let name = named.filter(|named| named.0 == key).map(|named| &named.1);
+            match self.status(key, name, &locks) {
+                Some(status) if status.name.as_str().starts_with(prefix) => found.push(status),
+                Some(_) => {}
+                None => closed = closed.or_else(|| self.why_closed(key)),
             }
-            let status = self.status(key, &locks);
-            found.extend(status.filter(|status| status.name.as_str().starts_with(prefix)));
+        }
+        match closed {
+            // An empty list would say that nothing is locked.
+            Some(error) if prefix.is_empty() && found.is_empty() => return Err(error),
+            Some(error) if prefix.is_empty() => tracing::warn!(%error, "a lock is not listed"),
+            _ => {}
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
 
-    fn is_known(&self, key: FileKey) -> bool {
-        self.shard(key).contains_key(&key)
+    /// Why this user may not read the file of a lock, if that is so.
+    fn why_closed(&self, key: FileKey) -> Option<Error> {
+        let path = self.main_path(key);
+        let error = open_to_read(&path).err().filter(|e| e.kind() == PermissionDenied)?;
+        Some(trouble("read whose lock it is from", &path, error))
     }
 
-    #[cfg(target_os = "linux")]
-    fn may_be_held(entry: &fs::DirEntry, locks: &[KernelLock]) -> bool {
-        let inode = std::os::unix::fs::DirEntryExt::ino(entry);
-        locks.iter().any(|lock| lock.inode == inode)
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn may_be_held(_entry: &fs::DirEntry, _locks: &[KernelLock]) -> bool {
-        true
-    }
-
-    /// One lock; `None` where nobody holds it or waits for it, or where nobody has written down its name.
-    pub(super) fn status(&self, key: FileKey, locks: &[KernelLock]) -> Option<Status> {
+    /// One lock; `None` where nobody holds it or waits for it, or where nobody has said what its name is.
+    fn status(&self, key: FileKey, name: Option<&Name>, locks: &[KernelLock]) -> Option<Status> {
         let now = self.rt.now();
         let record = self.read_record(key);
         let mut holders = Vec::new();
         let mut ours = Vec::new();
-        let mut name = None;
+        let mut name = name.cloned();
         if let Some(line) = self.shard(key).get(&key) {
-            name = line
-                .held
-                .first()
-                .map(|held| &held.name)
-                .or(line.queue.front().map(|head| &head.name))
-                .cloned();
+            let held = line.held.first().map(|held| &held.name);
+            name = name.or_else(|| held.or(line.queue.front().map(|head| &head.name)).cloned());
             holders.extend(line.held.iter().map(|held| held.holder(now)));
             ours.extend(line.queue.iter().map(|standing| Waiter {
                 owner: (*standing.owner).clone(),
@@ -137,7 +132,12 @@ impl Directory {
 
     /// The one in another process that has written down that it holds the lock, if somebody does: nothing tells more.
     #[cfg(not(target_os = "linux"))]
-    fn holders(&self, key: FileKey, _locks: &[KernelLock], record: Option<&Record>) -> Vec<(u32, Holder)> {
+    pub(super) fn holders(
+        &self,
+        key: FileKey,
+        _locks: &[KernelLock],
+        record: Option<&Record>,
+    ) -> Vec<(u32, Holder)> {
         let now = self.rt.now();
         let file = super::lockfile::LockFile::open_existing(&self.main_path(key));
         let held =
@@ -148,11 +148,19 @@ impl Directory {
 
     /// Holders in other processes.
     #[cfg(target_os = "linux")]
-    fn holders(&self, key: FileKey, locks: &[KernelLock], record: Option<&Record>) -> Vec<(u32, Holder)> {
+    pub(super) fn holders(
+        &self,
+        key: FileKey,
+        locks: &[KernelLock],
+        record: Option<&Record>,
+    ) -> Vec<(u32, Holder)> {
         let Some(inode) = super::lockfile::inode_of(&self.main_path(key)) else { return Vec::new() };
         let now = self.rt.now();
         let mut holders = Vec::new();
-        for lock in locks.iter().filter(|lock| lock.inode == inode && !lock.waits && lock.pid != self.pid) {
+        let others = |lock: &&KernelLock| {
+            lock.kind == Kind::Flock && lock.inode == inode && !lock.waits && lock.pid != self.pid
+        };
+        for lock in locks.iter().filter(others) {
             let told = record.filter(|record| {
                 record.pid == lock.pid && lock.exclusive == (record.mode == Mode::Exclusive)
             });
@@ -182,7 +190,7 @@ impl Directory {
         holders
     }
 
-    /// The locks by flock(2) on the file system of this directory.
+    /// The locks on the file system of this directory.
     ///
     /// The kernel gives the list out a page at a time, and passes over locks between two pages, or gives them twice, when
     /// others come and go meanwhile. So a list of more than a page is read until it stands still, and what was seen
@@ -211,6 +219,33 @@ impl Directory {
         }
         locks
     }
+}
+
+/// The locks whose files in a directory somebody has locked.
+fn locked_in(
+    path: &Path,
+    locks: &[KernelLock],
+    parse: impl Fn(&str) -> Option<FileKey>,
+) -> std::io::Result<Vec<FileKey>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if may_be_locked(&entry, locks) {
+            found.extend(entry.file_name().to_str().and_then(&parse));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(target_os = "linux")]
+fn may_be_locked(entry: &fs::DirEntry, locks: &[KernelLock]) -> bool {
+    let inode = std::os::unix::fs::DirEntryExt::ino(entry);
+    locks.iter().any(|lock| lock.inode == inode)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn may_be_locked(_entry: &fs::DirEntry, _locks: &[KernelLock]) -> bool {
+    true
 }
 
 /// In large pieces: the kernel fills a small one with a lock or two, and then has lost its place in the list.
@@ -242,7 +277,7 @@ fn device(_path: &Path) -> Option<(u32, u32)> {
     None
 }
 
-fn holder_of(record: &Record, now: Moment) -> Holder {
+pub(super) fn holder_of(record: &Record, now: Moment) -> Holder {
     Holder {
         owner: record.owner.clone(),
         mode: record.mode,

@@ -68,10 +68,15 @@ impl Turn {
         Identity::default()
     }
 
-    pub(super) fn wait(&self) {
+    pub(super) fn wait(&self) -> bool {
         // If that fails, whoever asked looks again.
         let _ = self.file.lock(Side::Exclusive);
         self.file.unlock();
+        true
+    }
+
+    pub(super) fn is_kept_by_a_stopped_one(&self) -> bool {
+        false
     }
 }
 
@@ -83,6 +88,10 @@ impl Directory {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(trouble("open", &path, e)),
         }
+    }
+
+    pub(super) fn somebody_waits(&self, key: FileKey) -> Result<bool> {
+        self.somebody_stands(key)
     }
 
     pub(super) fn lower_stale_flag(&self, _key: FileKey, main: &LockFile) {

@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{Error, ErrorKind, Result},
+    io::{Error, Result},
     ops::Range,
     os::fd::AsRawFd,
 };
@@ -25,14 +25,9 @@ pub(super) fn try_lock(file: &File, kind: Kind, byte: i64) -> Result<bool> {
     }
 }
 
-/// Locks a byte; the kernel queues the calling thread.
-pub(super) fn lock(file: &File, kind: Kind, byte: i64) -> Result<()> {
-    loop {
-        match call(file, libc::F_OFD_SETLKW, &mut area(kind as libc::c_int, byte..byte + 1)) {
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            locked => return locked,
-        }
-    }
+/// Locks a byte; the kernel queues the calling thread, until a signal comes.
+pub(super) fn lock_unless_interrupted(file: &File, kind: Kind, byte: i64) -> Result<()> {
+    call(file, libc::F_OFD_SETLKW, &mut area(kind as libc::c_int, byte..byte + 1))
 }
 
 pub(super) fn unlock(file: &File, bytes: Range<i64>) {

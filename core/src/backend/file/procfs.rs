@@ -1,8 +1,10 @@
 //! `/proc/locks`: who holds which file, and who waits for it. Pure: text in, locks out.
 
-/// A lock by flock(2), or a wait for one.
+/// A lock of a file, or a wait for one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct KernelLock {
+    pub(super) kind: Kind,
+    /// 0 for locks on bytes, which are of no process.
     pub(super) pid: u32,
     pub(super) inode: u64,
     /// Of the file system; not always what stat(2) says.
@@ -12,31 +14,55 @@ pub(super) struct KernelLock {
     pub(super) waits: bool,
 }
 
-/// All locks by flock(2), in the order in which the kernel lists them: each with those that wait for it behind it, first
+/// By which system call.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Kind {
+    /// flock(2).
+    Flock,
+    /// fcntl(2), by open file description.
+    Bytes,
+}
+
+/// All locks of these kinds, in the order in which the kernel lists them: each with those that wait for it behind it, first
 /// come first. Lines of any other kind or shape are passed over.
 ///
 /// ```text
 /// 1: FLOCK  ADVISORY  WRITE 4711 fd:01:5678 0 EOF
 /// 1: -> FLOCK  ADVISORY  READ  4712 fd:01:5678 0 EOF
+/// 2: OFDLCK ADVISORY  WRITE -1 fd:01:99 4294967296 4294967296
 /// ```
 pub(super) fn parse_locks(text: &str) -> impl Iterator<Item = KernelLock> + '_ {
     text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace().skip(1).peekable();
         let waits = words.next_if_eq(&"->").is_some();
-        if words.next()? != "FLOCK" {
-            return None;
-        }
+        let kind = match words.next()? {
+            "FLOCK" => Kind::Flock,
+            "OFDLCK" => Kind::Bytes,
+            _ => return None,
+        };
         let exclusive = match words.nth(1)? {
             "WRITE" => true,
             "READ" => false,
             _ => return None,
         };
-        let pid = words.next()?.parse().ok()?;
+        let pid = words.next()?;
+        let pid = if kind == Kind::Bytes { 0 } else { pid.parse().ok()? };
         let mut file = words.next()?.split(':');
         let device =
             (u32::from_str_radix(file.next()?, 16).ok()?, u32::from_str_radix(file.next()?, 16).ok()?);
-        Some(KernelLock { pid, inode: file.next()?.parse().ok()?, device, exclusive, waits })
+        Some(KernelLock { kind, pid, inode: file.next()?.parse().ok()?, device, exclusive, waits })
     })
+}
+
+/// The locks that an open file has, from `/proc/PID/fdinfo/FD`.
+pub(super) fn parse_locks_of(fdinfo: &str) -> impl Iterator<Item = KernelLock> + '_ {
+    fdinfo.lines().filter_map(|line| line.strip_prefix("lock:")).flat_map(parse_locks)
+}
+
+/// Whether a process is stopped, by a signal or by a debugger, from `/proc/PID/stat`.
+pub(super) fn says_stopped(stat: &str) -> bool {
+    // The name before it may hold anything.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 /// The device of the file system that is mounted as `mount`, from `/proc/self/mountinfo`.
@@ -75,9 +101,31 @@ mod tests {
                     3: OFDLCK ADVISORY  WRITE -1 fd:01:99 0 0\n\
                     4: LEASE  ACTIVE    READ  1 fd:01:99 0 EOF\n";
         let locks: Vec<KernelLock> = parse_locks(text).collect();
-        let lock =
-            |pid, exclusive, waits| KernelLock { pid, inode: 5678, device: (0xfd, 1), exclusive, waits };
-        assert_eq!(locks, [lock(4711, true, false), lock(4712, false, true), lock(4713, true, true)]);
+        let lock = |pid, exclusive, waits| KernelLock {
+            kind: Kind::Flock,
+            pid,
+            inode: 5678,
+            device: (0xfd, 1),
+            exclusive,
+            waits,
+        };
+        let bytes = KernelLock { kind: Kind::Bytes, pid: 0, inode: 99, ..lock(0, true, false) };
+        assert_eq!(locks, [lock(4711, true, false), lock(4712, false, true), lock(4713, true, true), bytes]);
+        let fdinfo = "pos:\t0\nino:\t5678\nlock:\t1: FLOCK  ADVISORY  WRITE 4711 fd:01:5678 0 EOF\n";
+        assert!(parse_locks_of(fdinfo).eq([lock(4711, true, false)]));
+    }
+
+    #[test]
+    fn the_stopped_are_told_from_the_living() {
+        for (stat, stopped) in [
+            ("4711 (sh) T 1 4711", true),
+            ("4711 (a) T (b) t 1 4711", true),
+            ("4711 (a) T) S 1 4711", false),
+            ("4711 (sh) R 1", false),
+            ("", false),
+        ] {
+            assert_eq!(says_stopped(stat), stopped, "{stat}");
+        }
     }
 
     #[test]
@@ -96,6 +144,7 @@ mod tests {
         fn any_text_is_read_without_harm(text in "[ -~\n]{0,300}", words in "[0-9]: (-> )?FLOCK [A-Z ]{0,20}[0-9a-f: ]{0,20}") {
             let _ = parse_locks(&text).count() + parse_locks(&words).count();
             let _ = (parse_mountinfo(&text, "1"), parse_mount_id(&text), parse_user(&text, 0));
+            let _ = (parse_locks_of(&text).count(), says_stopped(&text));
         }
     }
 }

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! {"waiting":0,"stealing":0,"fencing_token":    1763703419123456,"mode":"exclusive","boot":"5c7d0f12","limit":         0,
-//!  "version":1,"pid":4711,"since":"2026-11-21T05:13:00.123456Z","name":"deploy","owner":"ann@build-7:4711"}
+//!  "version":1,"pid":4711,"fd":9,"since":"2026-11-21T05:13:00.123456Z","name":"deploy","owner":"ann@build-7:4711"}
 //! ```
 //!
 //! It tells of the last grant that was written down. Whether that one still holds the lock it does not tell: the kernel
-//! knows, and one system call less is a tenth of an acquire.
+//! knows, and one system call less is a tenth of an acquire. `pid` and `fd` tell where to ask it: `/proc/4711/fdinfo/9`.
 //!
 //! The first two values are single digits in places of their own, because three parties write: `waiting` whoever
 //! holds the gate, `stealing` whoever steals, and the rest whoever holds the lock. Anything else in the file, lockgate's
@@ -101,6 +101,8 @@ pub(super) struct Entry<'a> {
     pub(super) mode: Mode,
     pub(super) boot: u32,
     pub(super) pid: u32,
+    /// The descriptor that has the lock.
+    pub(super) fd: u32,
     /// Wall-clock time, for people.
     pub(super) since: Duration,
     pub(super) name: &'a str,
@@ -120,10 +122,11 @@ impl Entry<'_> {
         let _ = write!(
             text,
             ",\"fencing_token\":{:>20},\"mode\":{mode},\"boot\":\"{:08x}\",\"limit\":{limit:>10},\"version\":1,\
-             \"pid\":{},\"since\":\"{}\"",
+             \"pid\":{},\"fd\":{},\"since\":\"{}\"",
             self.token,
             self.boot,
             self.pid,
+            self.fd,
             Rfc3339(self.since),
         );
         let mut room = LONGEST - SHORTEST;
@@ -163,6 +166,7 @@ pub(super) struct Record {
     pub(super) mode: Mode,
     pub(super) token: u64,
     pub(super) pid: u32,
+    pub(super) fd: u32,
     pub(super) owner: Owner,
     /// Wall-clock time since 1970.
     pub(super) since: Option<Duration>,
@@ -176,6 +180,8 @@ impl Record {
             fencing_token: u64,
             limit: u32,
             pid: u32,
+            #[serde(default)]
+            fd: u32,
             since: String,
             name: String,
             #[serde(default)]
@@ -197,6 +203,7 @@ impl Record {
             name: line.name,
             token: line.fencing_token,
             pid: line.pid,
+            fd: line.fd,
             owner: Owner { owner: line.owner, metadata: line.metadata },
             since: parse_rfc3339(&line.since),
         })
@@ -273,6 +280,7 @@ mod tests {
             mode,
             boot: 0xb007,
             pid: 4711,
+            fd: 9,
             since: Duration::from_micros(1_795_238_000_123_456),
             name,
             owner,
@@ -296,7 +304,8 @@ mod tests {
             assert_eq!(head.last.map(|last| last.0), Some(1_763_703_419_123_456));
             assert_eq!(head.boot, 0xb007);
             let record = Record::parse(&bytes).unwrap();
-            assert_eq!((record.name.as_str(), record.mode, record.pid), ("a/b \u{1f512}", mode, 4711));
+            assert_eq!((record.name.as_str(), record.mode), ("a/b \u{1f512}", mode));
+            assert_eq!((record.pid, record.fd), (4711, 9));
             assert_eq!(record.owner, owner);
             assert_eq!(record.since, Some(Duration::from_micros(1_795_238_000_123_456)));
         }

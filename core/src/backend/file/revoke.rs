@@ -184,8 +184,8 @@ impl Directory {
     /// Waits until the theft in another process is over.
     pub(super) fn work_at_theft(self: &Arc<Self>, key: FileKey) -> Option<Job> {
         if let Ok(file) = LockFile::open_existing(&self.side_path(key, "revoke")) {
-            // If it cannot be locked the pump sees why.
-            let _ = file.lock(Side::Shared);
+            // If it cannot be locked, or the alarm goes off, the pump sees why.
+            let _ = file.lock_unless_interrupted(Side::Shared);
         }
         self.with_line(key, |line| {
             line.at_theft = false;

@@ -93,13 +93,18 @@ impl Directory {
             if self.is_being_stolen(key)? {
                 return Ok(Some(Taken::Busy(Obstacle::Queue)));
             }
+            // The thief was killed. Another one may have raised the flag since we looked.
             file.write_at(b"0", STEALING_AT).map_err(failed("write"))?;
-        }
-        if head.waiting && !want.my_turn && !want.thief {
-            if self.somebody_stands(key)? {
+            if self.is_being_stolen(key)? {
+                file.write_at(b"1", STEALING_AT).map_err(failed("write"))?;
                 return Ok(Some(Taken::Busy(Obstacle::Queue)));
             }
-            // Whoever raised the flag was killed.
+        }
+        if head.waiting && !want.my_turn && !want.thief {
+            if self.somebody_waits(key)? {
+                return Ok(Some(Taken::Busy(Obstacle::Queue)));
+            }
+            // Whoever raised the flag was killed, or is stopped: then it is raised again.
             self.lower_stale_flag(key, &file);
         }
         let kind = head.last.map(|last| last.1);
@@ -168,7 +173,7 @@ impl Directory {
             Some((last, _)) => clock.max(last + 2),
             None => clock,
         };
-        let body = self.body(now, token, want.mode, want.name, want.owner);
+        let body = self.body(now, token, want.mode, file, want.name, want.owner);
         let end = BODY_AT + body.len() as u64;
         if head.has_flags {
             file.write_at(&body, BODY_AT)?;
@@ -183,22 +188,32 @@ impl Directory {
         Ok(if shared { token + 1 } else { token })
     }
 
-    fn body(&self, since: Duration, token: u64, mode: Mode, name: &Name, owner: &Owner) -> Vec<u8> {
-        Entry { token, mode, boot: self.boot, pid: self.pid, since, name: name.as_str(), owner }.body()
+    fn body(
+        &self,
+        since: Duration,
+        token: u64,
+        mode: Mode,
+        file: &LockFile,
+        name: &Name,
+        owner: &Owner,
+    ) -> Vec<u8> {
+        let (boot, pid, fd, name) = (self.boot, self.pid, file.number(), name.as_str());
+        Entry { token, mode, boot, pid, fd, since, name, owner }.body()
     }
 
     /// Writes the record of a lock that is ours alone anew.
     pub(super) fn write_record(
         &self,
+        key: FileKey,
         file: &LockFile,
         token: u64,
         mode: Mode,
         name: &Name,
         owner: &Owner,
     ) -> Result<()> {
-        let body = self.body(self.rt.now().wall, token, mode, name, owner);
+        let body = self.body(self.rt.now().wall, token, mode, file, name, owner);
         file.write_at(&body, BODY_AT)
-            .map_err(|e| trouble("write the record of the lock into", Path::new(name.as_str()), e))
+            .map_err(|e| trouble("write the record of the lock into", &self.main_path(key), e))
     }
 
     /// Whether the file that is locked is still the one that the path leads to.

@@ -1,9 +1,13 @@
 //! The threads that wait in the kernel for a line of this process: at most one at the gate, one for each way to lock, one
 //! for permits and one for a theft to end.
+//!
+//! A thread that waits for nobody any more is called back (alarm.rs): the one for the lock soon, the others when they look
+//! around, as they do once a second.
 
-use std::sync::Arc;
+use std::{io::ErrorKind::Interrupted, sync::Arc, time::Duration};
 
 use super::{
+    alarm::{Alarm, Recall, interrupted_every},
     dir::Directory,
     gate::{Gate, Turn},
     line::{Job, Line},
@@ -16,6 +20,10 @@ use crate::{
     lockgate::FileKey,
     rt,
 };
+
+/// How often one who waits for other processes looks whether it is still needed, and whether the one before it at the gate
+/// has been stopped.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Directory {
     /// Starts a thread for the job. Where the system has none to give, those who wait are told.
@@ -50,12 +58,17 @@ impl Directory {
 
     /// The life of a thread: its job, and what that leads to.
     fn work(self: Arc<Self>, key: FileKey, mut job: Job) {
+        // Where the system has none, the thread stays until it gets what it waits for.
+        let alarm = Alarm::of_this_thread().map(Arc::new);
         loop {
             let next = match job {
-                Job::Gate(id, turn) => self.work_at_gate(key, id, &turn),
-                Job::Main(side, id, file) => self.work_at_main(key, side, id, file),
+                Job::Gate(id, turn) => self.work_at_gate(key, id, turn, alarm.as_deref()),
+                Job::Main(side, id, file, recall) => {
+                    let locked = recall.during(alarm.as_ref(), || file.lock_unless_interrupted(side));
+                    self.work_at_main(key, side, id, file, recall, locked)
+                }
                 Job::Slots => self.work_at_slots(key),
-                Job::Theft => self.work_at_theft(key),
+                Job::Theft => interrupted_every(LOOK_EVERY, alarm.as_deref(), || self.work_at_theft(key)),
             };
             match next {
                 Some(next) => job = next,
@@ -64,25 +77,47 @@ impl Directory {
         }
     }
 
-    fn work_at_gate(self: &Arc<Self>, key: FileKey, id: u64, turn: &Turn) -> Option<Job> {
-        turn.wait();
+    fn work_at_gate(
+        self: &Arc<Self>,
+        key: FileKey,
+        id: u64,
+        turn: Turn,
+        alarm: Option<&Alarm>,
+    ) -> Option<Job> {
+        let has_come = interrupted_every(LOOK_EVERY, alarm, || turn.wait());
+        let may_move = has_come || turn.is_kept_by_a_stopped_one();
         self.with_line(key, |line| {
             // Another thread may have taken the place, because the file was replaced.
             if line.at_gate.is_none_or(|(current, _)| current != id) {
                 return None;
+            }
+            if line.gate.is_some() && !may_move {
+                return Some(Job::Gate(id, turn));
             }
             line.at_gate = None;
             self.pump(key, line)
         })
     }
 
-    fn work_at_main(self: &Arc<Self>, key: FileKey, side: Side, id: u64, file: Arc<LockFile>) -> Option<Job> {
-        let locked = file.lock(side);
+    /// Goes on where the thread was let into the lock, or called back.
+    fn work_at_main(
+        self: &Arc<Self>,
+        key: FileKey,
+        side: Side,
+        id: u64,
+        file: Arc<LockFile>,
+        recall: Arc<Recall>,
+        locked: std::io::Result<()>,
+    ) -> Option<Job> {
         self.with_line(key, |line| {
             let wanted = line.wants == Some(side) && !line.queue.is_empty();
             let blocked = &mut line.blocked[side as usize];
             // Another thread may have taken the place, because the file was replaced.
             let mine = blocked.as_ref().is_some_and(|blocked| blocked.id == id);
+            if mine && wanted && locked.as_ref().is_err_and(|e| e.kind() == Interrupted) {
+                // Somebody came for it meanwhile.
+                return Some(Job::Main(side, id, file, recall));
+            }
             let doubtful = mine && blocked.as_ref().is_some_and(|blocked| blocked.doubtful);
             if mine && wanted && doubtful && locked.is_ok() {
                 // flock(2) on what one has locked already changes nothing.
@@ -90,7 +125,7 @@ impl Directory {
                     blocked.doubtful = false;
                 }
                 if !file.try_lock(side).unwrap_or(false) {
-                    return Some(Job::Main(side, id, file));
+                    return Some(Job::Main(side, id, file, recall));
                 }
             }
             if mine {
@@ -132,16 +167,5 @@ impl Directory {
             self.serve(line, file, slot, token);
         }
         Ok(())
-    }
-
-    /// Runs `code` on the line, and forgets the line if there is nothing to it any more.
-    pub(super) fn with_line<T>(&self, key: FileKey, code: impl FnOnce(&mut Line) -> T) -> T {
-        let mut shard = self.shard(key);
-        let line = shard.entry(key).or_default();
-        let result = code(line);
-        if line.is_idle() {
-            shard.remove(&key);
-        }
-        result
     }
 }

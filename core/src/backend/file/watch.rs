@@ -160,6 +160,7 @@ impl Directory {
             if lost.is_empty() {
                 return;
             }
+            tracing::warn!(path = %path.display(), "the file of a lock that is held was removed or replaced");
             for held in lost {
                 self.lose(held, LostReason::ForceReleased);
             }
