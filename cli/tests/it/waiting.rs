@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Place, output, stderr};
+use crate::support::{Place, output, stderr, until};
 
 #[test]
 fn says_once_for_whom_it_waits() {
@@ -37,6 +37,44 @@ fn that_ends_in_vain_says_who_holds_the_lock() {
     for args in [["run", "-q", "-n", "a", "true"], ["run", "-q", "-w.01", "a", "true"]] {
         assert_eq!(stderr(&output(&mut place.windlass(args))), "");
     }
+}
+
+#[test]
+fn that_is_stopped_keeps_nobody_out() {
+    let place = Place::new();
+    let mut holder = place.hold_until_told("a", &[]);
+    let mut stopped = place.start_run("a", &["--owner", "zed"], "true");
+    place.until_waiting("a", 1);
+    stopped.signal(Signal::SIGSTOP);
+    until("it has stopped", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", stopped.pid())).unwrap();
+        stat.contains(") T ")
+    });
+    holder.tell();
+    assert_eq!(holder.wait(), 0);
+    assert_eq!(place.run("a", &["-n", "true"]), 0);
+    let listed = place.json(&["ls", "--json"]);
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["holders"], &listed[0]["waiters"][0]["owner"]),
+        (&"a".into(), &serde_json::json!([]), &"zed".into()),
+        "{listed}"
+    );
+    stopped.signal(Signal::SIGCONT);
+    assert_eq!(stopped.wait(), 0);
+}
+
+#[test]
+fn names_who_holds_the_lock_now_not_who_held_it_last() {
+    let place = Place::new();
+    assert_eq!(place.run("a", &["--owner", "ann", "true"]), 0);
+    let holder = place.hold_until_told("a", &["-s", "--owner", "bob"]);
+    let said = stderr(&output(&mut place.windlass(["run", "-w", "2", "a", "true"])));
+    // How sharers call themselves is not written down.
+    let pid = holder.pid();
+    for line in said.lines() {
+        assert!(line.contains(&format!(":{pid} (shared")) && !line.contains("ann"), "{said}");
+    }
+    assert_eq!(said.lines().count(), 2, "{said}");
 }
 
 #[test]

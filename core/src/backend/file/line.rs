@@ -123,7 +123,8 @@ impl Directory {
             // Whoever asked before has gone, or takes the answer that is given here.
             let (tell, answer) = oneshot::channel();
             line.queue[place].tell = tell;
-            return Ok(Begun::Waiting(answer, self.waiting(key, line, place)));
+            let holders = self.known_holders(key, line);
+            return Ok(Begun::Waiting(answer, line.waiting(holders, place)));
         }
         let thief = ask.entry == Entry::Steal;
         if (thief || line.queue.is_empty()) && !line.conflicts(ask.mode) {
@@ -160,15 +161,18 @@ impl Directory {
             inbox: inbox.clone(),
             tell,
         };
+        let mut robbed = None;
         if thief {
+            robbed = Some(self.known_holders(key, line));
             self.steal(key, line, standing)?;
         } else {
             line.queue.push_back(standing);
         }
         line.tell_contended();
         self.go_on(key, line);
+        let holders = robbed.unwrap_or_else(|| self.known_holders(key, line));
         let place = line.queue.iter().position(|standing| standing.id == ask.claim_id).unwrap_or(0);
-        Ok(Begun::Waiting(answer, self.waiting(key, line, place)))
+        Ok(Begun::Waiting(answer, line.waiting(holders, place)))
     }
 
     /// Ends claims, held or waiting.

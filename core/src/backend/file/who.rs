@@ -29,17 +29,15 @@ struct State {
 }
 
 impl Directory {
-    /// Why one waits. Who holds the lock is missing where only the kernel's list tells.
-    pub(super) fn waiting(&self, key: FileKey, line: &Line, place: usize) -> Waiting {
+    /// Who holds the lock; nobody where only the kernel's list tells.
+    pub(super) fn known_holders(&self, key: FileKey, line: &Line) -> Vec<Holder> {
         let now = self.rt.now();
-        let mut holders: Vec<Holder> = line.held.iter().map(|held| held.holder(now)).collect();
-        if holders.is_empty() {
-            let record = self.read_record(key).filter(|record| self.still_has_it_alone(key, record));
-            holders.extend(record.map(|record| holder_of(&record, now)));
+        let ours: Vec<Holder> = line.held.iter().map(|held| held.holder(now)).collect();
+        if !ours.is_empty() {
+            return ours;
         }
-        // Of other processes before us there may be more than one claim each: those come later.
-        let ahead = line.gate.as_ref().map_or(Some(0), Gate::count_ahead);
-        Waiting { holders, place: ahead.map(|ahead| ahead + place + 1) }
+        let record = self.read_record(key).filter(|record| self.still_has_it_alone(key, record));
+        record.map(|record| holder_of(&record, now)).into_iter().collect()
     }
 
     #[cfg(target_os = "linux")]
@@ -100,5 +98,14 @@ impl Directory {
                 let _ = tell.send(holders);
             }
         }
+    }
+}
+
+impl Line {
+    /// Why a claim in the queue waits.
+    pub(super) fn waiting(&self, holders: Vec<Holder>, place: usize) -> Waiting {
+        // Of other processes before us there may be more than one claim each: those come later.
+        let ahead = self.gate.as_ref().map_or(Some(0), Gate::count_ahead);
+        Waiting { holders, place: ahead.map(|ahead| ahead + place + 1) }
     }
 }
