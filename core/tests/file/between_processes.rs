@@ -105,6 +105,7 @@ async fn a_stopped_waiter_keeps_its_place_and_nobody_out() {
     let found = party.0.inspect("").await.unwrap();
     let waiters: Vec<&str> = found[0].waiters.iter().map(|waiter| waiter.owner.owner.as_str()).collect();
     assert_eq!((found.len(), found[0].holders.len(), waiters), (1, 0, vec!["tester-2"]));
+    assert_eq!(found[0].waiters[0].owner.metadata["state"], "stopped");
     holder.take("try x 5 exclusive");
     // Once it goes on it is the first again.
     stops.go_on();
@@ -193,7 +194,7 @@ async fn a_lock_whose_file_is_closed_to_us_is_not_passed_over_in_silence() {
     let party = Party::open(dir.path());
     let mut holder = Process::start(dir.path());
     holder.take("take x 1 exclusive");
-    fs::set_permissions(dir.file("x"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.file("x"), fs::Permissions::from_mode(0o000)).unwrap();
     let _user = NotRoot::become_one();
     let error = party.0.inspect("").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);

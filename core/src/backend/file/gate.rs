@@ -5,9 +5,9 @@
 //! on the byte of the one before: that is granted when that one has been served, gives up, or dies. So the kernel keeps
 //! a queue of which nobody can get ahead, and a hand-over wakes one.
 //!
-//! A process that is stopped (`Ctrl-Z`) keeps its place, but nobody waits for it: whoever comes behind, or after it, goes by,
-//! and who waits for it already looks once a second. That costs order alone: the lock itself is the kernel's to give. Once it
-//! goes on it is the first again, and may meet one that went by.
+//! A process that is stopped (`Ctrl-Z`) keeps its place, but nobody waits for it: whoever finds the lock free or is let
+//! through behind it goes by, and who waits for it looks once a second. That costs order alone: the lock itself is the kernel's
+//! to give. Once it goes on it is the first again, and may meet one that went by.
 //!
 //! The flag `waiting` in the lock file is up while there are tickets: that is what an acquire looks at that finds the
 //! lock free. Whoever takes a ticket raises it afterwards; whoever lowers it looks for tickets afterwards and raises it
@@ -59,6 +59,8 @@ pub(super) struct Gate {
     ticket: i64,
     /// Nobody has a smaller one, or none but stopped ones when we looked.
     first: bool,
+    /// We have just come, and believe that the one before us moves: most do, and to look costs as much as to stand here.
+    fresh: bool,
     /// Who stands at our place, as was said last.
     said: Option<ClaimId>,
 }
@@ -88,7 +90,16 @@ impl Gate {
             }
             let identity = file.stat().map_err(|e| trouble("look at", &path, e))?.identity;
             set_flag(&main, WAITING_AT);
-            return Ok(Self { file: Arc::new(file), identity, path, main, ticket, first: false, said: None });
+            return Ok(Self {
+                file: Arc::new(file),
+                identity,
+                path,
+                main,
+                ticket,
+                first: false,
+                fresh: true,
+                said: None,
+            });
         }
     }
 
@@ -102,7 +113,8 @@ impl Gate {
             return Ok(None);
         }
         let ahead = self.ahead().map_err(|e| trouble("look at the locks of", &self.path, e))?;
-        let before = ahead.into_iter().rfind(|ticket| !is_stopped(self.file.file(), *ticket));
+        let fresh = std::mem::take(&mut self.fresh);
+        let before = ahead.into_iter().rfind(|ticket| fresh || !is_stopped(self.file.file(), *ticket));
         self.first = before.is_none();
         Ok(before.map(|before| Turn { file: self.file.clone(), identity: self.identity, before }))
     }
@@ -237,7 +249,11 @@ impl Directory {
         let said = tickets.into_iter().filter_map(|ticket| read_announcement(&file, ticket));
         said.map(|said| {
             let waited_for = now.wall.checked_sub(Duration::from_millis(said.since_ms));
-            (said.pid, Waiter { owner: said.owner, mode: said.mode, waited_for })
+            let mut owner = said.owner;
+            if process_is_stopped(said.pid) {
+                owner.metadata.insert("state".to_owned(), "stopped".to_owned());
+            }
+            (said.pid, Waiter { owner, mode: said.mode, waited_for })
         })
         .collect()
     }
@@ -251,9 +267,11 @@ fn read_announcement(file: &File, ticket: i64) -> Option<Announcement> {
 
 /// Whether the process that has a ticket is known to be stopped.
 fn is_stopped(file: &File, ticket: i64) -> bool {
-    read_announcement(file, ticket)
-        .and_then(|said| fs::read_to_string(format!("/proc/{}/stat", said.pid)).ok())
-        .is_some_and(|stat| says_stopped(&stat))
+    read_announcement(file, ticket).is_some_and(|said| process_is_stopped(said.pid))
+}
+
+fn process_is_stopped(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| says_stopped(&stat))
 }
 
 fn place(ticket: i64) -> u64 {

@@ -2,11 +2,12 @@
 //!
 //! It is for our own claims, and for a holder that has written itself down and has the lock alone still. All others are in
 //! the kernel's list of locks alone, and to give that out takes it milliseconds, in which all who lock files are slowed
-//! down. So one thread of the process reads it, once for all who have asked meanwhile, while they wait for the lock.
+//! down. So one thread of the process reads it, once for all who have asked meanwhile and wait still.
 
 use std::{
     mem,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures_channel::oneshot;
@@ -17,6 +18,9 @@ use crate::{
     lockgate::FileKey,
     rt::thread,
 };
+
+/// Who waits for less than this does not make the kernel list its locks.
+const SHORT: Duration = Duration::from_millis(20);
 
 /// Those who have asked.
 #[derive(Default)]
@@ -76,24 +80,27 @@ impl Directory {
 
     fn answer_all(&self) {
         loop {
+            std::thread::park_timeout(SHORT);
             let asked = {
                 let mut state = self.questions.0.lock().unwrap_or_else(PoisonError::into_inner);
+                state.asked.retain(|(_, tell)| !tell.is_canceled());
                 state.running = !state.asked.is_empty();
                 mem::take(&mut state.asked)
             };
             if asked.is_empty() {
                 return;
             }
-            let (locks, now) = (self.kernel_locks(), self.rt.now());
+            let mut locks = None;
             for (key, tell) in asked {
-                // It may have become ours meanwhile.
-                let mut holders: Vec<Holder> = Vec::new();
-                if let Some(line) = self.shard(key).get(&key) {
-                    holders.extend(line.held.iter().map(|held| held.holder(now)));
+                // Whoever has it by now may be known.
+                let mut holders =
+                    self.shard(key).get(&key).map_or_else(Vec::new, |line| self.known_holders(key, line));
+                if holders.is_empty() {
+                    let (locks, record) =
+                        (locks.get_or_insert_with(|| self.kernel_locks()), self.read_record(key));
+                    let others = self.holders(key, locks, record.as_ref());
+                    holders.extend(others.into_iter().map(|(_, holder)| holder));
                 }
-                let record = self.read_record(key);
-                holders
-                    .extend(self.holders(key, &locks, record.as_ref()).into_iter().map(|(_, holder)| holder));
                 // Whoever asked may be gone.
                 let _ = tell.send(holders);
             }
