@@ -19,7 +19,8 @@
 //! Only the head of that queue has anything to do with other processes. [`Directory::pump`] moves it on as far as that
 //! goes without waiting: a ticket at the gate, then the lock, then a permit. What it has to wait for becomes a `Job` of a
 //! thread (waiter.rs), whatever the number of claims: at most one that the kernel queues at the gate, one for each way to
-//! lock, one that waits for permits, one that waits for a theft to end. Nobody polls.
+//! lock, one that waits for permits, one that waits for a theft to end. Nobody polls for a lock; those that wait for other
+//! processes look around once a second (waiter.rs).
 //!
 //! What can go wrong, and why it does no harm:
 //!
