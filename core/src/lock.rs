@@ -502,7 +502,7 @@ fn timed_out(names: &[Name], options: &AcquireOptions, wait: Wait) -> Error {
         (Some(trouble), None) => trouble.message().to_owned(),
         (Some(trouble), Some(waiting)) => format!("{waiting}; then {}", trouble.message()),
         (None, Some(waiting)) => waiting.to_string(),
-        (None, None) => "the backend gave no answer".to_owned(),
+        (None, None) => "that was too short to hear who holds it".to_owned(),
     };
     // Who never heard of the lock did not wait for it: that the backend is gone must not look like a lock that is taken.
     let kind = match (&wait.trouble, &wait.heard) {

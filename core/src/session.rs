@@ -309,7 +309,9 @@ pub(crate) fn lost(reason: LostReason, name: &Name) -> Error {
         LostReason::Unreachable => {
             "lost: the backend could not be reached until the TTL was over, so another may hold it now"
         }
-        LostReason::ForceReleased => "lost: an operator freed it, so another may hold it now",
+        LostReason::ForceReleased => {
+            "lost: an operator freed it, or the record of it was removed, so another may hold it now"
+        }
         LostReason::Stolen => "lost: another claim took it over",
         LostReason::SessionEnded => "lost: the session that it hung on has ended, so another may hold it now",
     };
