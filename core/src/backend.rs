@@ -31,6 +31,10 @@ pub use http::HttpBackend;
 pub(crate) mod lockgate;
 #[cfg(feature = "lockgate")]
 pub use lockgate::LockgateBackend;
+#[cfg_attr(
+    all(feature = "http", target_family = "wasm"),
+    allow(dead_code, reason = "see `memory` in connect.rs")
+)]
 pub(crate) mod memory;
 pub use memory::MemoryStore;
 

@@ -144,13 +144,6 @@ impl ConnectOptions {
         self
     }
 
-    /// Clocks, timers and tasks of one's own: for tests in virtual time, and for hosts of an unusual kind.
-    #[must_use]
-    pub fn runtime(mut self, rt: Arc<dyn Runtime>) -> Self {
-        self.rt = Some(rt);
-        self
-    }
-
     /// Connects.
     ///
     /// # Errors
@@ -191,18 +184,21 @@ pub fn open_backend(url: &str, rt: Arc<dyn Runtime>) -> Result<Arc<dyn Backend>>
 /// Says what a URL leads to, and opens nothing: that would make directories.
 #[cfg(fuzzing)]
 pub fn fuzz(url: &str) -> Result<()> {
-    opener(Address::parse(url)?, Arc::new(crate::rt::Native)).map(drop)
+    opener(Address::parse(url)?, None, Arc::new(crate::rt::Native)).map(drop)
 }
 
 type Open = Box<dyn Fn() -> Result<Arc<dyn Backend>> + Send + Sync>;
 
 /// How to open the backend of a scheme, now and again in a child of `fork`.
+#[allow(clippy::needless_pass_by_value, reason = "which of them is kept depends on the features")]
 fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -> Result<Open> {
     if token.is_some() && !matches!(address.scheme.as_str(), "http" | "https") {
         let scheme = &address.scheme;
         return Err(invalid(&format!("a token is for http: and https:, and \"{scheme}:\" asks for none")));
     }
     match address.scheme.as_str() {
+        // A page that has a server has no use for it, and would download the whole table of locks.
+        #[cfg(not(all(feature = "http", target_family = "wasm")))]
         "memory" => {
             address.no_more_options(&[])?;
             Ok(Box::new(move || {
@@ -246,6 +242,24 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
                 Ok(Arc::new(HttpBackend::new(&url, None, transport, rt.clone())?))
             }))
         }
+        #[cfg(all(feature = "http", target_family = "wasm", target_os = "unknown"))]
+        "http" | "https" => {
+            use crate::{
+                backend::http::HttpBackend,
+                transport::{Authorized, Transport, Web},
+            };
+            address.no_more_options(&[])?;
+            let Address { scheme, rest, .. } = address;
+            let url = format!("{scheme}:{rest}");
+            let token = token.cloned();
+            Ok(Box::new(move || {
+                let transport: Arc<dyn Transport> = match token.clone() {
+                    Some(token) => Arc::new(Authorized::new(Arc::new(Web), token, rt.clone())),
+                    None => Arc::new(Web),
+                };
+                Ok(Arc::new(HttpBackend::new(&url, None, transport, rt.clone())?))
+            }))
+        }
         #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
         "lockgate+http" | "lockgate+https" => {
             use crate::{backend::lockgate::LockgateBackend, transport};
@@ -274,10 +288,11 @@ fn token_of_this_process() -> Result<Option<TokenSource>> {
 
 /// The schemes that this build knows.
 const SCHEMES: &[&str] = &[
+    #[cfg(not(all(feature = "http", target_family = "wasm")))]
     "memory:",
     #[cfg(all(feature = "file", not(target_family = "wasm")))]
     "file:///DIR",
-    #[cfg(all(feature = "http", not(target_family = "wasm")))]
+    #[cfg(feature = "http")]
     "http(s)://HOST:PORT/NAMESPACE",
     #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
     "lockgate+http(s)://HOST:PORT",
@@ -375,15 +390,24 @@ impl Address {
 /// `15s`, `1500ms`, `2m`, `1h`, or plain seconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let number: f64 = text[..unit_at].parse().ok()?;
-    let seconds = match &text[unit_at..] {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
+    let unit = match &text[unit_at..] {
+        "ms" => Duration::from_millis(1),
+        "" | "s" => Duration::from_secs(1),
+        "m" | "min" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
         _ => return None,
     };
-    Duration::try_from_secs_f64(number * seconds).ok()
+    let (whole, fraction) = text[..unit_at].split_once('.').unwrap_or((&text[..unit_at], ""));
+    let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.len() + fraction.len() == 0 || !is_digits(whole) || !is_digits(fraction) {
+        return None;
+    }
+    let whole: u32 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    // Tenths, hundredths and so on; what is finer than anybody means is left out.
+    let digits = fraction.bytes().take(9).zip(1..);
+    let parts: Duration =
+        digits.map(|(digit, place)| unit * u32::from(digit - b'0') / 10_u32.pow(place)).sum();
+    unit.checked_mul(whole)?.checked_add(parts)
 }
 
 fn percent_decode(text: &str) -> Result<String> {
@@ -439,4 +463,36 @@ fn percent_encode(path: &[u8]) -> String {
 
 fn invalid(message: &str) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_people_write_them() {
+        let millis = |text| parse_duration(text).map(|duration| duration.as_millis());
+        let read = ["15s", "1500ms", "2m", "1h", "3", "0.25", "1.5min", ".5s", "5.s"].map(millis);
+        assert_eq!(
+            read.map(Option::unwrap),
+            [15_000, 1_500, 120_000, 3_600_000, 3_000, 250, 90_000, 500, 5_000]
+        );
+        for wrong in [
+            "",
+            "s",
+            ".",
+            "-1s",
+            "1d",
+            "1.2.3",
+            "1 s",
+            "0x1",
+            "1e3",
+            "NaN",
+            "inf",
+            "99999999999h",
+            "\u{661}s",
+        ] {
+            assert_eq!(parse_duration(wrong), None, "{wrong}");
+        }
+    }
 }

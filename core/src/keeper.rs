@@ -216,7 +216,7 @@ impl Keeper {
         for (renew_in, ..) in to_renew {
             earliest(renew_in);
         }
-        let linger = self.hear_while(!all.is_empty(), now);
+        let linger = self.hear_while(!all.is_empty(), session.is_closed(), now);
         let sleep = [sleep, linger].into_iter().flatten().min();
         // Who hears needs no bell for a claim of which nothing is due, as those of backends without leases.
         let for_ever = if self.hearing.is_some() { NEVER_DUE } else { RING_ALWAYS };
@@ -226,8 +226,8 @@ impl Keeper {
         sleep
     }
 
-    /// Hears while something is held, and a little longer; when to look whether that is over.
-    fn hear_while(&mut self, holding: bool, now: Moment) -> Option<Duration> {
+    /// Hears while something is held, and a little longer unless nothing can follow; when to look whether that is over.
+    fn hear_while(&mut self, holding: bool, closed: bool, now: Moment) -> Option<Duration> {
         if holding {
             self.idle_since = None;
             if self.hearing.is_none() {
@@ -238,7 +238,7 @@ impl Keeper {
         }
         self.hearing.as_ref()?;
         let idle_for = now.since(*self.idle_since.get_or_insert(now));
-        if idle_for >= LINGER {
+        if closed || idle_for >= LINGER {
             self.hearing = None;
             return None;
         }

@@ -9,6 +9,8 @@ mod error;
 pub mod fuzzing;
 mod guard;
 mod held;
+#[cfg(feature = "http")]
+mod json;
 mod keeper;
 mod lease;
 mod lock;
@@ -19,6 +21,10 @@ mod metrics;
 mod name;
 mod options;
 mod owner;
+#[cfg_attr(
+    all(feature = "http", target_family = "wasm"),
+    allow(dead_code, reason = "see `memory` in connect.rs")
+)]
 mod per_process;
 pub mod protocol;
 mod record;
@@ -31,6 +37,8 @@ mod ticket;
 pub mod time;
 pub mod transport;
 mod watch;
+#[cfg(feature = "http")]
+mod wire;
 mod within;
 
 pub use ask::{Holder, Mode, Owner, Status, Waiter, Waiting};

@@ -31,7 +31,7 @@ use crate::{
     options::{AcquireOptions, Notice, OnWait, check_metadata, check_owner, permit},
     session::{Few, Owed, Session, lost},
     time::Moment,
-    within::within,
+    within::{Seconds, within},
 };
 
 /// A lock to be asked for: set what differs from the default, then `await` it.
@@ -407,7 +407,12 @@ async fn acquire_all(
     let mut guards: Few<Guard> =
         asks.iter().zip(&grants).map(guard).collect::<Result<_>>().map_err(explain)?;
     owed.settle();
-    guards.sort_by_key(|guard| names.iter().position(|name| name == guard.name()));
+    // Asked for in the order of names, given in that of the program.
+    for (at, name) in names.iter().enumerate() {
+        if let Some(found) = guards.iter().position(|guard| guard.name() == name) {
+            guards.swap(at, found);
+        }
+    }
     // The program's own code comes last: by now the guards give the locks back, whatever it does.
     guards.iter().for_each(Guard::tell_acquired);
     if !options.hold.random_delay.is_zero() {
@@ -496,7 +501,7 @@ fn timed_out(names: &[Name], options: &AcquireOptions, wait: Wait) -> Error {
             format!("not all of the locks {} acquired", names.join(", "))
         }
     };
-    let seconds = options.timeout.unwrap_or_default().as_secs_f64();
+    let limit = Seconds(options.timeout.unwrap_or_default());
     // What was heard before the trouble may no longer be so, but is all that is known.
     let why = match (&wait.trouble, &wait.heard) {
         (Some(trouble), None) => trouble.message().to_owned(),
@@ -509,7 +514,7 @@ fn timed_out(names: &[Name], options: &AcquireOptions, wait: Wait) -> Error {
         (Some(_), None) => ErrorKind::Unavailable,
         _ => ErrorKind::Timeout,
     };
-    let error = Error::new(kind, format!("{what} within {seconds} s: {why}"));
+    let error = Error::new(kind, format!("{what} within {limit}: {why}"));
     wait.heard.into_iter().fold(error, Error::with_waiting)
 }
 

@@ -240,6 +240,25 @@ impl Locker {
         self.session()?.close().await
     }
 
+    /// Releases everything that is held through this locker and its clones, in the background; guards are told
+    /// `session_ended`. For a page that is being hidden for good, or put away with its timers stopped: it may not get to do
+    /// more. What is asked for later is asked for as ever.
+    #[cfg(target_family = "wasm")]
+    pub fn leave(&self) {
+        if let Ok(session) = self.session() {
+            session.leave().in_background();
+        }
+    }
+
+    /// Looks at the clock at once: tells what is lost, and renews what is due. For a page whose timers were slowed down
+    /// or stopped.
+    #[cfg(target_family = "wasm")]
+    pub fn look(&self) {
+        if let Ok(session) = self.session() {
+            session.look();
+        }
+    }
+
     pub(crate) fn acquire_options(&self) -> AcquireOptions {
         AcquireOptions::new(self.0.ttl)
     }

@@ -464,7 +464,7 @@ mod maybe_hex {
     }
 }
 
-fn parse_id(text: &str) -> Result<ClaimId, &'static str> {
+pub(crate) fn parse_id(text: &str) -> Result<ClaimId, &'static str> {
     const WRONG: &str = "an id is 32 hexadecimal digits of secure randomness";
     if text.len() != 32 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(WRONG);

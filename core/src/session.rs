@@ -34,7 +34,7 @@ use crate::{
     options::{Callback, Notice},
     rt::Runtime,
     time::Moment,
-    within::within,
+    within::{Seconds, within},
 };
 
 /// How long a release without a lease behind it is tried again.
@@ -78,8 +78,12 @@ impl Session {
         self.process == self.rt.process()
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Relaxed) {
+        if self.is_closed() {
             return Err(closed());
         }
         Ok(())
@@ -234,16 +238,27 @@ impl Session {
     pub(crate) async fn close(self: &Arc<Self>) -> Result<()> {
         self.closed.store(true, Ordering::Relaxed);
         self.closing.notify(usize::MAX);
+        let leaving = self.leave();
+        self.keeper.ring();
+        leaving.await
+    }
+
+    /// Releases everything that is held; it goes on in the background if the caller stops waiting for it.
+    pub(crate) fn leave(self: &Arc<Self>) -> Insist {
         let all: Vec<Arc<Held>> = self.held().values().cloned().collect();
         let claims: Few<Claim> = all
             .iter()
             .filter(|held| self.end_as_lost(held, LostReason::SessionEnded))
             .map(|held| held.claim.clone())
             .collect();
-        if claims.is_empty() {
-            return Ok(());
-        }
-        self.insist(self.give_back(claims, RELEASE_PATIENCE)).await
+        let give_back = self.give_back(claims, RELEASE_PATIENCE);
+        self.insist(give_back)
+    }
+
+    /// Has the keeper look at the clock at once.
+    #[cfg(target_family = "wasm")]
+    pub(crate) fn look(&self) {
+        self.keeper.ring();
     }
 
     /// Tells the backend that these claims neither hold nor wait. While it is unavailable, tries again until `patience`
@@ -255,6 +270,9 @@ impl Session {
     ) -> impl Future<Output = Result<()>> + Send + 'static {
         let (rt, backend) = (self.rt.clone(), self.backend.clone());
         async move {
+            if claims.is_empty() {
+                return Ok(());
+            }
             let mut back_off = BackOff::default();
             let mut start = None;
             loop {
@@ -298,8 +316,7 @@ fn closed() -> Error {
 
 /// The error of a request that was given up.
 pub(crate) fn no_answer(to: &str, within: Duration) -> Error {
-    let seconds = within.as_secs_f64();
-    Error::new(ErrorKind::Unavailable, format!("no answer to {to} within {seconds} s"))
+    Error::new(ErrorKind::Unavailable, format!("no answer to {to} within {}", Seconds(within)))
 }
 
 /// The error of a lock that was lost.

@@ -13,6 +13,10 @@ mod native;
 pub use authorized::{Authorized, TokenSource};
 #[cfg(all(feature = "http", not(target_family = "wasm")))]
 pub(crate) use native::{Native, Tls};
+#[cfg(all(feature = "http", target_family = "wasm", target_os = "unknown"))]
+mod web;
+#[cfg(all(feature = "http", target_family = "wasm", target_os = "unknown"))]
+pub(crate) use web::Web;
 
 /// Sends requests. The futures may be awaited on any executor; dropping one gives the request up.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
@@ -48,6 +52,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// How long to wait for the answer at the most.
     pub timeout: Duration,
+    /// To be sent even if the program ends meanwhile, where a host can: a page that is closed releases its locks.
+    pub last_words: bool,
 }
 
 impl fmt::Debug for Request {

@@ -22,7 +22,7 @@ pub(crate) async fn list(backend: &dyn Backend, prefix: &str) -> Result<Vec<Stat
         if error.backend().is_none() { error.with_backend(backend.url()) } else { error }
     };
     let mut all = listed.map_err(explain)?;
-    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
 }
 

@@ -26,18 +26,19 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Backend, Capabilities, OnWaiting};
 use crate::{
     ask::{Ask, Claim, Grant, Happening, Holder, Mode, News, Owner, Renewal, Status, Term},
     error::{Error, ErrorKind, LostReason, Result},
+    json::Json,
     name::{ClaimId, Name},
     protocol::{self, Acquire, AcquireAll, Acquired, ClaimRef, Problem, Proven, Terms, kind_of, millis},
     rt::Runtime,
     table::Kept,
     time::Moment,
     transport::{Request, Response, Streamed, Transport},
+    wire::{Answer, Question},
 };
 
 #[cfg(test)]
@@ -49,6 +50,8 @@ const WAIT: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
 /// How long an answer may take that nothing is waited for.
 const AT_ONCE: Duration = Duration::from_secs(10);
+/// What is sent to the end, where a host can.
+const RELEASE: &str = "release";
 /// The longest that a renewal is parked.
 const LONGEST_PARK: Duration = Duration::from_secs(60);
 
@@ -113,24 +116,26 @@ impl HttpBackend {
     }
 
     fn request(&self, method: &'static str, path: &str, body: Vec<u8>, timeout: Duration) -> Request {
-        Request { method, url: format!("{}{path}", self.base), token: self.token.clone(), body, timeout }
+        Request {
+            method,
+            url: format!("{}{path}", self.base),
+            token: self.token.clone(),
+            body,
+            timeout,
+            last_words: path == RELEASE,
+        }
     }
 
     /// Asks, and reads the answer.
-    async fn post<A: DeserializeOwned>(
-        &self,
-        path: &str,
-        question: &impl Serialize,
-        timeout: Duration,
-    ) -> Result<A> {
-        let body = serde_json::to_vec(question)
-            .map_err(|e| Error::new(ErrorKind::Internal, "a question cannot be written").with_source(e))?;
-        let answer = self.transport.send(self.request("POST", path, body, timeout)).await;
+    async fn post<A: Answer>(&self, path: &str, question: &impl Question, timeout: Duration) -> Result<A> {
+        let mut body = String::new();
+        question.json().write(&mut body);
+        let answer = self.transport.send(self.request("POST", path, body.into_bytes(), timeout)).await;
         answer.and_then(|response| read(&response)).map_err(|error| error.with_backend(&self.url))
     }
 
     /// Waits for the grant of a question that the server may hold open, asking again as often as need be.
-    async fn granted<G: DeserializeOwned, Q: Serialize>(
+    async fn granted<G: Answer, Q: Question>(
         &self,
         path: &str,
         waiting: OnWaiting<'_>,
@@ -235,7 +240,7 @@ impl HttpBackend {
     async fn renew_all(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
         let (mut renewals, mut rest) = (Vec::with_capacity(claims.len()), claims);
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(ClaimRef::from)));
+            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(named)));
             match self.renew_some(some, None).await {
                 Ok((renewed, _)) => renewals.extend(renewed),
                 Err(error) if renewals.is_empty() => return Err(error),
@@ -268,7 +273,8 @@ impl HttpBackend {
         // Once: what is not held then is lost.
         let (mut renewals, mut rest) = (Vec::with_capacity(claims.len()), claims);
         while !rest.is_empty() {
-            let with_proof = |claim| (ClaimRef::from(claim), self.proof(claim));
+            let proof = |claim| self.proof(claim).map_or(Json::Null, |proven| proven.json());
+            let with_proof = |claim| Json::List(vec![named(claim), proof(claim)]);
             let (some, others) = rest.split_at(how_many_fit(rest.iter().map(with_proof)));
             let proven = some.iter().filter_map(|claim| self.proof(claim)).collect();
             let (answer, counted_from) = self.ask_to_renew(some, proven, None).await?;
@@ -377,9 +383,9 @@ impl Backend for HttpBackend {
         }
         let mut rest = claims;
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(ClaimRef::from)));
+            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(named)));
             let question = protocol::Release { claims: some.iter().map(ClaimRef::from).collect() };
-            self.post::<serde_json::Value>("release", &question, AT_ONCE).await?;
+            self.post::<()>(RELEASE, &question, AT_ONCE).await?;
             rest = others;
         }
         Ok(())
@@ -409,7 +415,7 @@ impl Backend for HttpBackend {
             };
             let mut claims: Vec<Claim> = held.into_iter().map(|(claim, _)| claim).collect();
             // News of all claims of this client come with it; those that do not fit are renewed by the keeper in time.
-            claims.truncate(how_many_fit(claims.iter().map(ClaimRef::from)));
+            claims.truncate(how_many_fit(claims.iter().map(named)));
             let (renewals, told) = self.renew_some(&claims, Some((shortest / 3).min(LONGEST_PARK))).await?;
             let mut news: Vec<News> = told
                 .into_iter()
@@ -482,31 +488,36 @@ impl Backend for HttpBackend {
     }
 }
 
+fn named(claim: &Claim) -> Json {
+    ClaimRef::from(claim).json()
+}
+
 /// How many of these, from the first one on, fit into a question; one at the least.
-fn how_many_fit(items: impl Iterator<Item = impl Serialize>) -> usize {
-    let mut bytes = 0;
-    let fits = |item: &_| {
-        bytes += serde_json::to_vec(item).map_or(0, |json| json.len()) + 1;
-        bytes <= MOST_BYTES
+fn how_many_fit(items: impl Iterator<Item = Json>) -> usize {
+    let mut text = String::new();
+    let fits = |item: &Json| {
+        item.write(&mut text);
+        text.push(',');
+        text.len() <= MOST_BYTES
     };
     items.take_while(fits).count().max(1)
 }
 
-fn read<A: DeserializeOwned>(response: &Response) -> Result<A> {
+fn read<A: Answer>(response: &Response) -> Result<A> {
     if !(200..300).contains(&response.status) {
         return Err(refusal(response));
     }
     // An answer to a release says nothing.
     let body: &[u8] = if response.body.is_empty() { b"null" } else { &response.body };
-    serde_json::from_slice(body).map_err(|e| {
+    Json::parse(body).as_ref().and_then(A::read).ok_or_else(|| {
         let message = "what answers there is not a Windlass server of this version: look at the URL";
-        Error::new(ErrorKind::Storage, message).with_source(e)
+        Error::new(ErrorKind::Storage, message)
     })
 }
 
 /// The error that a status other than 200 is.
 fn refusal(response: &Response) -> Error {
-    let problem: Option<Problem> = serde_json::from_slice(&response.body).ok();
+    let problem = Json::parse(&response.body).as_ref().and_then(Problem::read);
     let error = match problem.filter(|problem| !problem.kind.is_empty()) {
         Some(problem) => problem.into_error(),
         None => {

@@ -1,12 +1,23 @@
 //! The runtime of a JavaScript host: a page, a worker, Node, an edge runtime. One thread; timers by `setTimeout`.
+//!
+//! - **A sleeper that is dropped** takes its timer with it: where a host lives for as long as it has timers, as Node does,
+//!   none is left behind.
+//! - **Late timers** (a hidden page's run once a minute, a frozen page's not at all) are survived by all sleepers:
+//!   whether a lock is held is read off the clock, and renewals hang on the server's answers
+//!   ([`Locker::look`](crate::Locker::look) makes up for the rest).
+//! - **JavaScript's values are not `Send`**, and the futures here must be: they wait for a channel, and a local task has the
+//!   timer.
 
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use futures_util::{FutureExt, future::BoxFuture};
-use js_sys::{Date, Function, Promise, Reflect, global};
-use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::{JsFuture, spawn_local};
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
+use js_sys::Date;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::spawn_local;
 
 use super::Runtime;
 use crate::{
@@ -16,6 +27,17 @@ use crate::{
 
 /// The longest delay `setTimeout` takes; longer ones are counted out in pieces.
 const LONGEST_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
+#[wasm_bindgen]
+extern "C" {
+    /// A number, or an object in Node.
+    #[wasm_bindgen(js_name = setTimeout)]
+    fn set_timeout(callback: &Closure<dyn FnMut()>, millis: f64) -> JsValue;
+    #[wasm_bindgen(js_name = clearTimeout)]
+    fn clear_timeout(timer: &JsValue);
+    #[wasm_bindgen(js_namespace = performance, js_name = now)]
+    fn performance_now() -> f64;
+}
 
 /// The clocks and timers of a JavaScript host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,24 +49,28 @@ impl Runtime for Web {
     }
 
     fn now(&self) -> Moment {
-        Moment { boot: performance_now(), wall: Duration::from_millis(Date::now() as u64) }
+        Moment { boot: since_start(), wall: Duration::from_millis(Date::now() as u64) }
     }
 
     fn monotonic(&self) -> Millis {
-        Millis(performance_now().as_millis() as u64)
+        Millis(since_start().as_millis() as u64)
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let (done, sleeping) = oneshot::channel::<()>();
+        let (mut wake, sleeping) = oneshot::channel::<()>();
         spawn_local(async move {
             let mut left = duration;
-            while !left.is_zero() && !done.is_canceled() {
+            while !left.is_zero() {
                 let piece = left.min(LONGEST_TIMEOUT);
-                timeout(piece).await;
+                let (_timer, over) = Timer::start(piece);
+                future::select(over, wake.cancellation()).await;
+                if wake.is_canceled() {
+                    return;
+                }
                 left = left.saturating_sub(piece);
             }
             // Whoever slept may be gone.
-            let _ = done.send(());
+            let _ = wake.send(());
         });
         sleeping.map(|_| ()).boxed()
     }
@@ -71,29 +97,32 @@ impl Runtime for Web {
     }
 }
 
-/// `performance.now()`, or the wall clock where a host has no `performance`.
-fn performance_now() -> Duration {
-    let millis = member(&global(), "performance")
-        .and_then(|performance| {
-            member(&performance, "now")?.dyn_into::<Function>().ok()?.call0(&performance).ok()?.as_f64()
-        })
-        .unwrap_or_else(Date::now);
-    Duration::from_secs_f64(millis.max(0.0) / 1000.0)
+fn since_start() -> Duration {
+    Duration::from_secs_f64(performance_now().max(0.0) / 1000.0)
 }
 
-async fn timeout(delay: Duration) {
-    let promise = Promise::new(&mut |resolve, _| {
-        let set_timeout = member(&global(), "setTimeout").and_then(|f| f.dyn_into::<Function>().ok());
-        let millis = JsValue::from_f64(delay.as_millis() as f64);
-        let started = set_timeout.map(|f| f.call2(&JsValue::UNDEFINED, &resolve, &millis));
-        if !matches!(started, Some(Ok(_))) {
-            // No timers here: better an early wake-up, which the sleeper survives, than none.
-            let _ = resolve.call0(&JsValue::UNDEFINED);
-        }
-    });
-    let _ = JsFuture::from(promise).await;
+/// A running `setTimeout`, cleared by its drop.
+struct Timer {
+    id: JsValue,
+    _callback: Closure<dyn FnMut()>,
 }
 
-fn member(object: &JsValue, name: &str) -> Option<JsValue> {
-    Reflect::get(object, &name.into()).ok().filter(|value| !value.is_undefined() && !value.is_null())
+impl Timer {
+    fn start(delay: Duration) -> (Self, oneshot::Receiver<()>) {
+        let (ring, over) = oneshot::channel();
+        let mut ring = Some(ring);
+        let callback = Closure::new(move || {
+            // Whoever listened may be gone.
+            let _ = ring.take().map(|ring| ring.send(()));
+        });
+        // Rounded up: whoever sleeps until a lease is over must not find it alive.
+        let id = set_timeout(&callback, (delay.as_secs_f64() * 1000.0).ceil());
+        (Self { id, _callback: callback }, over)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        clear_timeout(&self.id);
+    }
 }
