@@ -263,10 +263,10 @@ mod tests {
             }
         }
 
-        /// What the other reader refuses is refused, and nothing panics. Numbers are read more loosely: they are dropped.
+        /// What the other reader refuses is refused, and nothing panics. Without digits: numbers are read more loosely.
         #[test]
-        fn nothing_else_is_read(text in "[\\[\\]{}\",:\\\\u0d8cntrue \n0]{0,24}") {
-            if Json::parse(text.as_bytes()).is_some() && !text.contains('0') {
+        fn nothing_else_is_read(text in "[\\[\\]{}\",:\\\\udbcntrue \n]{0,24}") {
+            if Json::parse(text.as_bytes()).is_some() {
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
             }
         }

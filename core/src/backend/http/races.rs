@@ -7,6 +7,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, poll_immediate},
 };
+use serde::Serialize;
 
 use super::*;
 use crate::{ask::Entry, rt::Native};
