@@ -6,6 +6,7 @@ import { once } from "node:events";
 import { after, before } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { fileURLToPath } from "node:url";
 import { connect } from "windlass";
 
 import { serve, WINDLASS } from "../browser/server.mjs";
@@ -48,7 +49,9 @@ export function windlass(...args) {
 }
 
 export function program(path, args, env = {}) {
-  const child = spawn(path, args, { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, ...env } });
+  // Beside the installed package, wherever the tests were started.
+  const cwd = fileURLToPath(new URL(".", import.meta.url));
+  const child = spawn(path, args, { cwd, stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, ...env } });
   let out = "";
   child.stdout.setEncoding("utf8").on("data", (text) => (out += text));
   child.stderr.setEncoding("utf8").on("data", (text) => (out += text));
