@@ -5,8 +5,8 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { after, before } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-
 import { fileURLToPath } from "node:url";
+
 import { connect } from "windlass";
 
 import { serve, WINDLASS } from "../browser/server.mjs";
