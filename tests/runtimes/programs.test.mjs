@@ -1,8 +1,10 @@
 // Node, as ES module and as CommonJS, Deno and Bun.
 
+import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 
-import { folder, node, passed, run, serve, tool } from "./kit.mjs";
+import { folder, node, passed, serve, start, tool } from "./kit.mjs";
 
 const PROGRAMS = {
   ...Object.fromEntries(
@@ -15,6 +17,9 @@ const PROGRAMS = {
   Deno: [tool(".bin/deno"), "run", "--no-prompt", "--allow-net", "program.mjs"],
   Bun: [tool(".bin/bun"), "program.mjs"],
 };
+
+/** Less than the time for which a request may be held open after its locker was closed. */
+const SOON = 10_000;
 
 let app;
 let server;
@@ -30,7 +35,15 @@ after(async () => {
 test("programs", { concurrency: 4 }, async (t) => {
   const one = ([where, [command, ...args]]) =>
     t.test(where, async () => {
-      passed(where, JSON.parse(await run(command, [...args, server.url], { cwd: app.at })));
+      const program = start(command, [...args, server.url], { cwd: app.at });
+      t.after(() => program.end());
+      const [outcome] = await program.says(/^\{.*\}$/m);
+      passed(where, JSON.parse(outcome));
+      // All lockers are closed: nothing keeps a program alive, such as a request that is held open.
+      const soon = new AbortController();
+      const tooLate = setTimeout(SOON, "late", { signal: soon.signal }).catch(() => {});
+      assert.equal(await Promise.race([program.over, tooLate]), 0, `${where} has not ended:\n${program.said()}`);
+      soon.abort();
     });
   await Promise.all(Object.entries(PROGRAMS).map(one));
 });
