@@ -16,7 +16,7 @@ export { serve } from "../browser/kit.mjs";
 export const LONG = 120_000;
 
 const here = new URL(".", import.meta.url).pathname;
-const PACKAGE = process.env.WINDLASS_PACKAGE;
+const TARBALL = process.env.WINDLASS_TARBALL;
 
 /** A program of a package that this folder's package.json pins. */
 export const tool = (path) => join(here, "node_modules", path);
@@ -24,10 +24,10 @@ export const node = (version) => tool(`node-${version}/bin/node`);
 
 /** A new folder with what is in `app/`, or another folder, and the package as packed. */
 export async function folder(from = join(here, "app")) {
-  assert.ok(PACKAGE, "WINDLASS_PACKAGE says where the packed package is: scripts/npm makes it");
+  assert.ok(TARBALL, "WINDLASS_TARBALL says where the packed package is: scripts/npm makes it");
   const at = await temporary();
   await cp(from, at, { recursive: true, filter: (path) => !path.includes("node_modules") });
-  await run("npm", ["install", "--no-audit", "--no-fund", "--silent", "--offline", PACKAGE], { cwd: at });
+  await run("npm", ["install", "--no-audit", "--no-fund", "--silent", "--offline", TARBALL], { cwd: at });
   return { at, end: () => remove(at) };
 }
 
