@@ -1,0 +1,208 @@
+// The life of a page, in Chromium: held or told lost, never silent.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
+
+import { ask, id, release } from "../browser/kit.mjs";
+import { chromium } from "./devtools.mjs";
+import { folder, serve, site } from "./kit.mjs";
+
+const SOON = 20_000;
+/** A TTL that nothing here outlives: what is free before was released. */
+const LONG_TTL = 600_000;
+
+let app;
+let pages;
+let server;
+let browser;
+before(async () => {
+  app = await folder();
+  pages = await site(app.at);
+  server = await serve({ args: ["--origin", pages.origin] });
+  browser = await chromium();
+});
+after(async () => {
+  await browser?.end();
+  await server?.end();
+  await pages?.end();
+  await app?.end();
+});
+
+/** A page, and how it is asked. */
+async function visit(t) {
+  const tab = await browser.tab();
+  t.after(() => tab.close().catch(() => {}));
+  await tab.goto(pages.url("life.html", { server: server.url }));
+  await until("the page is ready", () => tab.run("globalThis.ready === true"));
+  const call = (name) => (...args) => tab.run(`${name}(${args.map((arg) => JSON.stringify(arg)).join(", ")})`);
+  return { ...tab, hold: call("hold"), standInLine: call("standInLine"), state: call("state"), lost: call("lost"), work: call("work"), kill: call("kill") };
+}
+
+async function until(what, so, limit = SOON) {
+  const end = performance.now() + limit;
+  while (!(await so())) {
+    assert.ok(performance.now() < end, `never: ${what}`);
+    await pause(50);
+  }
+}
+
+/** The tokens of those who hold this lock, as the server says. */
+async function holders(name) {
+  const { locks } = await (await fetch(`${server.url}/v1/life/locks?prefix=${name}`)).json();
+  return locks.flatMap((lock) => lock.holders.map((holder) => String(holder.fencing_token)));
+}
+
+/** Another program takes the lock, as soon as it can be had. */
+async function other(name) {
+  const claim = id();
+  const { grant } = await ask(server.url, "life", "acquire", { name, claim, owner: "another", ttl_ms: LONG_TTL });
+  return { token: String(grant.fencing_token), release: () => release(server.url, "life", { name, claim }) };
+}
+
+/** For so long, a page that says that it holds the lock held it a moment ago. */
+async function agree(page, name, millis) {
+  const end = performance.now() + millis;
+  let looks = 0;
+  while (performance.now() < end) {
+    const seen = await holders(name);
+    const { held, token } = await page.state();
+    assert.ok(!held || seen.includes(token), `the page says it holds ${name} (${token}), the server says ${seen}`);
+    looks++;
+    await pause(50);
+  }
+  assert.ok(looks > 1);
+}
+
+test("a hidden tab, whose timers are slowed down, keeps its lock and hands it on", async (t) => {
+  const page = await visit(t);
+  const token = await page.hold("hidden", { ttl: 1_000 });
+  const front = await visit(t);
+  assert.equal(await page.run("document.visibilityState"), "hidden");
+  // It takes a while until a hidden tab is slowed down.
+  let rung = await page.run("rung");
+  await until("timers are slowed down", async () => {
+    await pause(2_000);
+    const before = rung;
+    rung = await page.run("rung");
+    return rung - before <= 3;
+  });
+  await agree(page, "hidden", 10_000);
+  assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
+  await front.close();
+});
+
+test("a tab that is frozen for longer than its TTL has lost its lock, and knows it", async (t) => {
+  const page = await visit(t);
+  const token = await page.hold("frozen", { ttl: 1_000 });
+  await page.ask("Page.setWebLifecycleState", { state: "frozen" });
+  const next = await other("frozen");
+  assert.ok(BigInt(next.token) > BigInt(token));
+  // The clock says it before any timer has rung.
+  assert.equal((await page.state()).held, false);
+  await page.ask("Page.setWebLifecycleState", { state: "active" });
+  assert.equal(await page.lost(), "expired");
+  await next.release();
+  await page.hold("frozen", { ttl: 1_000 });
+  await agree(page, "frozen", 1_500);
+});
+
+test("a tab that is frozen for less than its TTL goes on", async (t) => {
+  const page = await visit(t);
+  const token = await page.hold("nap", { ttl: 8_000 });
+  await page.ask("Page.setWebLifecycleState", { state: "frozen" });
+  await pause(1_500);
+  await page.ask("Page.setWebLifecycleState", { state: "active" });
+  await agree(page, "nap", 10_000);
+  assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
+});
+
+test("a page that goes into the back-forward cache releases at once, and comes back without its lock", async (t) => {
+  const page = await visit(t);
+  await page.hold("cached", { ttl: LONG_TTL });
+  const { currentIndex, entries } = await page.ask("Page.getNavigationHistory");
+  await page.goto(pages.url("bundle.html"));
+  await until("the lock is free", async () => (await holders("cached")).length === 0);
+  await page.ask("Page.navigateToHistoryEntry", { entryId: entries[currentIndex].id });
+  await until("the page is back from the cache", () => page.run("globalThis.cameBack === true"));
+  assert.deepEqual(await page.state().then(({ held, aborted, reason }) => ({ held, aborted, reason })), {
+    held: false,
+    aborted: true,
+    reason: "session_ended",
+  });
+  const token = await page.hold("cached", { ttl: 1_000 });
+  await agree(page, "cached", 2_500);
+  assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
+});
+
+test("a tab that is closed releases at once", async (t) => {
+  const page = await visit(t);
+  await page.hold("closed", { ttl: LONG_TTL });
+  const waiter = other("closed");
+  await page.close();
+  await (await waiter).release();
+});
+
+test("a page that navigates away while it waits leaves no place in the queue", async (t) => {
+  const holder = await other("left");
+  const page = await visit(t);
+  await page.standInLine("left");
+  const waiters = async () => {
+    const { locks } = await (await fetch(`${server.url}/v1/life/locks?prefix=left`)).json();
+    return locks.flatMap((lock) => lock.waiters).length;
+  };
+  await until("it waits", async () => (await waiters()) === 1);
+  await page.close();
+  await until("it waits no more", async () => (await waiters()) === 0);
+  await holder.release();
+});
+
+const offline = (page, offline) =>
+  page.ask("Network.emulateNetworkConditions", { offline, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+
+test("offline for longer than the TTL: the page is told before another gets the lock", async (t) => {
+  const page = await visit(t);
+  const token = await page.hold("offline", { ttl: 2_000 });
+  await page.ask("Network.enable");
+  await offline(page, true);
+  const next = other("offline");
+  await Promise.all([agree(page, "offline", 3_000), page.lost().then((reason) => assert.match(reason, /^(unreachable|expired)$/))]);
+  assert.ok(BigInt((await next).token) > BigInt(token));
+  await offline(page, false);
+  await (await next).release();
+  await page.hold("offline", { ttl: 1_000 });
+  await agree(page, "offline", 2_500);
+  assert.equal((await page.state()).held, true);
+});
+
+test("offline for less than the TTL: the lock is held on", async (t) => {
+  const page = await visit(t);
+  const token = await page.hold("tunnel", { ttl: 8_000 });
+  await page.ask("Network.enable");
+  await offline(page, true);
+  await pause(3_000);
+  await offline(page, false);
+  await agree(page, "tunnel", 8_000);
+  assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
+});
+
+test("a worker that is terminated: its lock is free after the TTL", async (t) => {
+  const page = await visit(t);
+  const token = await page.work("worker", { ttl: 1_000 });
+  assert.deepEqual(await holders("worker"), [token]);
+  await page.kill();
+  const next = await other("worker");
+  assert.ok(BigInt(next.token) > BigInt(token));
+});
+
+test("more waits than a browser has connections: held or told lost", async (t) => {
+  const names = Array.from({ length: 8 }, (_, i) => `crowd-${i}`);
+  const all = await Promise.all(names.map(other));
+  const page = await visit(t);
+  await page.hold("few-connections", { ttl: 1_000 });
+  for (const name of names) await page.standInLine(name);
+  await agree(page, "few-connections", 6_000);
+  const { held, aborted } = await page.state();
+  assert.equal(aborted, !held);
+  await Promise.all(all.map((one) => one.release()));
+});
