@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join, normalize } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
 
 import { steps } from "./app/suite.mjs";
 
@@ -14,6 +15,8 @@ export { serve } from "../browser/kit.mjs";
 
 /** The longest that anything here takes, on the busiest machine. */
 export const LONG = 120_000;
+/** The longest that a change takes to be seen. */
+const SOON = 20_000;
 
 const here = new URL(".", import.meta.url).pathname;
 const TARBALL = process.env.WINDLASS_TARBALL;
@@ -29,6 +32,21 @@ export async function folder(from = join(here, "app")) {
   await cp(from, at, { recursive: true, filter: (path) => !path.includes("node_modules") });
   await run("npm", ["install", "--no-audit", "--no-fund", "--silent", "--offline", TARBALL], { cwd: at });
   return { at, end: () => remove(at) };
+}
+
+/** What npm does with a package that depends on nothing. */
+export async function unpack(into) {
+  await mkdir(into, { recursive: true });
+  await run("tar", ["-xzf", TARBALL, "--strip-components=1", "-C", into]);
+}
+
+/** Looks until it is so. */
+export async function until(what, so) {
+  const end = performance.now() + SOON;
+  while (!(await so())) {
+    assert.ok(performance.now() < end, `never: ${what}`);
+    await pause(50);
+  }
 }
 
 export const temporary = () => mkdtemp(join(tmpdir(), "windlass-runtimes-"));
