@@ -1,7 +1,7 @@
 # `make` lists what there is. Each target sets up what it needs and is quick about it when all is there.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench wheel npm build fmt clean \
+.PHONY: help setup demo test lint bench bench-browser wheel npm build fmt clean \
 	test-core test-cli test-suite test-rust test-features test-wasm test-targets test-msrv test-python test-types \
 	test-page test-npm test-runtimes test-api test-fuzz test-smoke test-docs deny
 
@@ -19,6 +19,9 @@ lint: ## Formatting, clippy, types, scripts, dependencies
 
 bench: ## Windlass and its peers, side by side; writes docs/benchmarks.md
 	@scripts/bench
+
+bench-browser: ## The npm package in Chromium, beside navigator.locks; writes into docs/npm.md
+	@scripts/bench-browser
 
 wheel: ## The Python package, in target/wheels, installed into .venv
 	@scripts/wheel --release

@@ -46,8 +46,8 @@ export async function chromium() {
     });
 
   /** A tab that is in front from now on. */
-  const tab = async (url) => {
-    const { targetId } = await send("Target.createTarget", { url: "about:blank" });
+  const tab = async (url, how = {}) => {
+    const { targetId } = await send("Target.createTarget", { url: "about:blank", ...how });
     const { sessionId } = await send("Target.attachToTarget", { targetId, flatten: true });
     const ask = (method, params) => send(method, params, sessionId);
     const goto = async (url) => {

@@ -127,7 +127,7 @@ export function passed(where, outcome) {
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".css": "text/css" };
 
 /** Serves a folder to browsers, on a free port, and takes their reports. */
-export async function site(at) {
+export async function site(at, more = {}) {
   const reports = new Map();
   const report = (where) => {
     if (!reports.has(where)) {
@@ -147,7 +147,7 @@ export async function site(at) {
     }
     const file = join(at, normalize(pathname));
     const body = await readFile(file).catch(() => undefined);
-    const headers = { "content-type": TYPES[extname(file)] ?? "text/plain" };
+    const headers = { "content-type": TYPES[extname(file)] ?? "text/plain", ...more };
     const policy = searchParams.get("policy");
     if (policy !== null) headers["content-security-policy"] = policy;
     response.writeHead(body === undefined ? 404 : 200, headers).end(body);
