@@ -18,6 +18,8 @@ export async function chromium() {
     CHROMIUM,
     [
       ...["--headless=new", "--no-sandbox", "--no-first-run", "--disable-gpu", "--remote-debugging-pipe", `--user-data-dir=${home}`],
+      // A server of a test has a certificate of its own making.
+      "--ignore-certificate-errors",
       `--enable-features=IntensiveWakeUpThrottling:grace_period_seconds/${THROTTLED_AFTER}`,
     ],
     { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] },

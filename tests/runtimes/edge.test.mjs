@@ -42,12 +42,13 @@ for (const [where, { host, endsRequests }] of Object.entries(HOSTS)) {
     });
 
     if (endsRequests) {
-      await t.test("a function that ends while it holds: the lock is free after its TTL", async () => {
+      await t.test("a function that ends while it holds: the lock is free after its TTL, and does not count as held", async () => {
         const name = `hold ${where}`;
         assert.deepEqual(await ask("hold", { name }), { held: true });
         // Another request of the same function waits for it.
         const { ticket } = await ask("detach", { name });
         assert.ok(ticket);
+        assert.deepEqual(await ask("look"), { held: false });
       });
     }
 

@@ -1,12 +1,13 @@
 // The life of a page, in Chromium: held or told lost, never silent.
 
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 
 import { ask, id, release } from "../browser/kit.mjs";
 import { chromium } from "./devtools.mjs";
-import { folder, serve, site, until } from "./kit.mjs";
+import { folder, remove, run, serve, site, temporary, until } from "./kit.mjs";
 
 /** A TTL that nothing here outlives: what is free before was released. */
 const LONG_TTL = 600_000;
@@ -29,10 +30,10 @@ after(async () => {
 });
 
 /** A page, and how it is asked. */
-async function visit(t) {
+async function visit(t, from = server) {
   const tab = await browser.tab();
   t.after(() => tab.close().catch(() => {}));
-  await tab.goto(pages.url("life.html", { server: server.url }));
+  await tab.goto(pages.url("life.html", { server: from.url }));
   await until("the page is ready", () => tab.run("globalThis.ready === true"));
   const call = (name) => (...args) => tab.run(`${name}(${args.map((arg) => JSON.stringify(arg)).join(", ")})`);
   return { ...tab, hold: call("hold"), standInLine: call("standInLine"), state: call("state"), lost: call("lost"), work: call("work"), kill: call("kill") };
@@ -65,7 +66,7 @@ async function agree(page, name, millis) {
   assert.ok(looks > 1);
 }
 
-test("a hidden tab, whose timers are slowed down, keeps its lock and hands it on", async (t) => {
+test("a hidden tab, whose timers ring once a minute, keeps its lock, and is granted another", async (t) => {
   const page = await visit(t);
   const token = await page.hold("hidden", { ttl: 1_000 });
   const front = await visit(t);
@@ -80,6 +81,10 @@ test("a hidden tab, whose timers are slowed down, keeps its lock and hands it on
   });
   await agree(page, "hidden", 10_000);
   assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
+  const holder = await other("wanted");
+  const granted = page.hold("wanted", { ttl: 1_000 });
+  await holder.release();
+  assert.deepEqual(await holders("wanted"), [await granted]);
   await front.close();
 });
 
@@ -186,14 +191,34 @@ test("a worker that is terminated: its lock is free after the TTL", async (t) =>
   assert.ok(BigInt(next.token) > BigInt(token));
 });
 
-test("more waits than a browser has connections: held or told lost", async (t) => {
+/** A page that holds one lock and waits for more others than a browser has connections over HTTP/1.1. */
+async function crowd(t, server) {
+  const page = await visit(t, server);
   const names = Array.from({ length: 8 }, (_, i) => `crowd-${i}`);
-  const all = await Promise.all(names.map(other));
-  const page = await visit(t);
+  for (const name of names) await page.hold(name, { ttl: 60_000 });
   await page.hold("few-connections", { ttl: 1_000 });
   for (const name of names) await page.standInLine(name);
-  await agree(page, "few-connections", 6_000);
+  return page;
+}
+
+test("over HTTP/1.1 a page that waits for too many locks loses one, and is told", async (t) => {
+  const page = await crowd(t, server);
+  const lost = page.lost();
+  await agree(page, "few-connections", 3_000);
+  assert.equal(await lost, "unreachable");
+});
+
+test("over HTTP/2 a page may wait for as many as it likes", async (t) => {
+  const at = await temporary();
+  t.after(() => remove(at));
+  const [key, cert] = ["key.pem", "cert.pem"].map((file) => join(at, file));
+  const kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"];
+  const name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"];
+  await run("openssl", ["req", "-x509", ...kind, ...name, "-keyout", key, "-out", cert]);
+  const secure = await serve({ args: ["--origin", pages.origin, "--tls-cert", cert, "--tls-key", key] });
+  t.after(() => secure.end());
+  const page = await crowd(t, secure);
+  await pause(5_000);
   const { held, aborted } = await page.state();
-  assert.equal(aborted, !held);
-  await Promise.all(all.map((one) => one.release()));
+  assert.deepEqual({ held, aborted }, { held: true, aborted: false });
 });

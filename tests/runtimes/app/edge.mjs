@@ -4,6 +4,8 @@ import * as windlass from "windlass";
 
 import suite from "./suite.mjs";
 
+let kept;
+
 export async function answer(request) {
   const { pathname, searchParams } = new URL(request.url);
   const server = searchParams.get("server");
@@ -13,9 +15,12 @@ export async function answer(request) {
     // Ends while it holds.
     case "/hold": {
       const locks = await windlass.connect(`${server}/edge`, { ttl: 1_000 });
-      const lock = await locks.acquire(searchParams.get("name"));
-      return Response.json({ held: lock.isHeld() });
+      kept = await locks.acquire(searchParams.get("name"));
+      return Response.json({ held: kept.isHeld() });
     }
+    // Another request looks at it.
+    case "/look":
+      return Response.json({ held: kept.isHeld() });
     // Takes the lock in one request, and comes back for it in the next.
     case "/detach": {
       const locks = await windlass.connect(`${server}/edge`);
