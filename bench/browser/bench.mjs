@@ -84,9 +84,10 @@ const started = (part) => {
   const values = starts.map((start) => start[part]);
   return `| ${figure(median(values))} | ${figure(Math.min(...values))} .. ${figure(Math.max(...values))} |`;
 };
+const machine = `${cpus().length} cores of ${cpus()[0].model.trim()}; the load was ${load.toFixed(1)} when it began`;
 const text = `
-Chromium and the server on one machine (${cpus().length} cores of ${cpus()[0].model.trim()}; the load was ${load.toFixed(1)} when it began), ${ROUNDS} rounds after one to
-warm up. The platform's locks are of one browser and need no network; what a request of the same page takes at least is the second row.
+Chromium and the server on one machine (${machine}), ${ROUNDS} rounds after one to warm up.
+The platform's locks are of one browser and need no network; what a request of the same page takes at least is the second row.
 
 | from the question to the grant, nobody else wants it | p50 | p50 of the rounds | p99 | p50 to the first row |
 | --- | --: | --: | --: | --: |
