@@ -82,9 +82,10 @@ test("a hidden tab, whose timers ring once a minute, keeps its lock, and is gran
   await agree(page, "hidden", 10_000);
   assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
   const holder = await other("wanted");
-  const granted = page.hold("wanted", { ttl: 1_000 });
+  const waiting = page.hold("wanted", { ttl: 1_000 });
   await holder.release();
-  assert.deepEqual(await holders("wanted"), [await granted]);
+  const granted = await waiting;
+  assert.deepEqual(await holders("wanted"), [granted]);
   await front.close();
 });
 
