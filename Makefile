@@ -1,9 +1,9 @@
 # `make` lists what there is. Each target sets up what it needs and is quick about it when all is there.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench wheel npm build fmt clean \
+.PHONY: help setup demo test lint bench bench-browser wheel npm build fmt clean \
 	test-core test-cli test-suite test-rust test-features test-wasm test-targets test-msrv test-python test-types \
-	test-page test-npm test-api test-fuzz test-smoke test-docs deny
+	test-page test-npm test-runtimes test-api test-fuzz test-smoke test-docs deny
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ lint: ## Formatting, clippy, types, scripts, dependencies
 
 bench: ## Windlass and its peers, side by side; writes docs/benchmarks.md
 	@scripts/bench
+
+bench-browser: ## The npm package in Chromium, beside navigator.locks; writes into docs/npm.md
+	@scripts/bench-browser
 
 wheel: ## The Python package, in target/wheels, installed into .venv
 	@scripts/wheel --release
@@ -66,6 +69,8 @@ test-page: ## The server's page in a browser
 	@scripts/run-tests page
 test-npm: ## The npm package, as packed, in Node
 	@scripts/run-tests npm
+test-runtimes: ## The same in browsers, edge runtimes, Deno, Bun and all Nodes, and by bundlers
+	@scripts/run-tests runtimes
 test-api: ## The server as its OpenAPI document and the docs' examples describe it
 	@scripts/run-tests api
 test-fuzz: ## The parsers, fed with what nobody would send

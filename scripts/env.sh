@@ -54,6 +54,17 @@ find_chromium() {
     return 1
 }
 
+# Where WebKitGTK's own small browser is, if it is there.
+find_mini_browser() {
+    local candidate
+    for candidate in /usr/lib/*/webkit2gtk-4.1/MiniBrowser; do
+        [[ -x $candidate ]] || continue
+        printf '%s\n' "$candidate"
+        return
+    done
+    return 1
+}
+
 # Where an interpreter of this version is, if there is one: on the PATH or kept by pyenv.
 find_python() {
     local candidate

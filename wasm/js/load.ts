@@ -27,7 +27,7 @@ async function load(own: Load, source?: WasmSource): Promise<void> {
 function explained(error: unknown): Error {
   if (error instanceof Unsupported) return error;
   const text = error instanceof Error ? error.message : String(error);
-  if (error instanceof WebAssembly.CompileError && /unsafe-eval|Content Security Policy/i.test(text)) {
+  if (error instanceof WebAssembly.CompileError && /unsafe-eval|Content Security Policy|\bCSP\b/i.test(text)) {
     const message = `the page's Content-Security-Policy forbids WebAssembly: add 'wasm-unsafe-eval' to its script-src (${text})`;
     return new Unsupported(message, { cause: error });
   }

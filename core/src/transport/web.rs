@@ -60,11 +60,14 @@ impl Transport for Web {
                 return read_all(&fetched).await.map(Streamed::Refused);
             }
             let (tell, body) = mpsc::channel(1);
+            let (listening, nobody_listens) = oneshot::channel::<()>();
             spawn_local(async move {
-                // Ends when nobody listens any more; its drop aborts the request.
+                // Its drop aborts the request.
                 let _sent = sent;
-                read_on(&fetched, tell).await;
+                future::select(pin!(read_on(&fetched, tell)), nobody_listens).await;
             });
+            // Dropped with the stream, whatever is under way.
+            let body = body.inspect(move |_| _ = &listening);
             Ok(Streamed::Body(body.boxed()))
         })
     }
@@ -161,12 +164,7 @@ async fn read_on(fetched: &Fetched, mut tell: mpsc::Sender<Result<Vec<u8>>>) {
     let Some(body) = fetched.body() else { return };
     let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
     loop {
-        let piece = JsFuture::from(reader.read());
-        let piece = match future::select(piece, future::poll_fn(|context| tell.poll_ready(context))).await {
-            Either::Left((piece, _)) => piece,
-            Either::Right((Err(_), _)) => return,
-            Either::Right((Ok(()), piece)) => piece.await,
-        };
+        let piece = JsFuture::from(reader.read()).await;
         let piece = match piece.map(|piece| Reflect::get(&piece, &"value".into())) {
             Ok(Ok(bytes)) if bytes.is_object() => Ok(bytes.unchecked_into::<Uint8Array>().to_vec()),
             Ok(_) => return,
