@@ -8,7 +8,7 @@
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Two Python processes and a shell script take turns at one lock, in files and at a server
+demo: ## Python processes, a shell script and a page in a browser take turns at one lock
 	@demo/run
 
 test: ## Every test and check there is

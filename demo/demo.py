@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,8 @@ WORKERS = {
     "python-2": [sys.executable, HERE / "worker.py"],
     "shell": ["bash", HERE / "worker.sh"],
 }
+# Only where locks are in a server.
+PAGE = {"page": ["node", HERE / "page.mjs"]}
 SECONDS = 4
 COLUMNS = 56
 
@@ -51,11 +54,13 @@ def main() -> int:
     show_waits(turns)
     show_hand_overs(turns)
     killed = kill_a_holder()
-    title("The same three, unchanged, under a lock in a server, as from three machines")
+    title("The same three, unchanged, and a page in a browser, under a lock in a server, as from four machines")
     with server() as url:
-        row("server", "windlass serve &")
+        row("server", f"windlass serve --origin {os.environ['DEMO_ORIGIN']} &")
         row("set up", f"WINDLASS_URL={url}")
-        served, served_count = race(SECONDS / 2, url=url)
+        row("page", "await locks.request(NAME, async lock => ...)")
+        served, served_count = race(SECONDS, url=url, more=PAGE)
+        show_turns(served, {**WORKERS, **PAGE})
         show_hand_overs(served)
     unlocked, unlocked_count = race(1, without_lock=True)
 
@@ -63,7 +68,7 @@ def main() -> int:
     row("in files", f"{len(turns)} steps taken, {counted} counted")
     row("in the server", f"{len(served)} steps taken, {served_count} counted")
     row("without a lock", f"{len(unlocked)} steps taken, {unlocked_count} counted")
-    fair = all({turn.who for turn in some} == set(WORKERS) for some in (turns, served))
+    fair = {turn.who for turn in turns} == set(WORKERS) and {turn.who for turn in served} == {*WORKERS, *PAGE}
     good = (counted, served_count) == (len(turns), len(served)) and fair and killed < 1
     print()
     print(bold("Nobody lost a step." if good else "FAILED: a step was lost, or somebody was never served."))
@@ -75,7 +80,9 @@ def main() -> int:
 def server() -> Iterator[str]:
     """Serve locks on a free port while they are wanted; give the URL of a namespace."""
     with tempfile.TemporaryDirectory() as directory:
-        command = ["windlass", "serve", "--listen", "127.0.0.1:0", "--data-dir", directory]
+        os.environ["DEMO_ORIGIN"] = f"http://127.0.0.1:{free_port()}"
+        origin = ["--origin", os.environ["DEMO_ORIGIN"]]
+        command = ["windlass", "serve", "--listen", "127.0.0.1:0", "--data-dir", directory, *origin]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
             line = next((line for line in process.stderr if "serving locks at" in line), "")
@@ -85,7 +92,18 @@ def server() -> Iterator[str]:
             process.terminate()
 
 
-def race(seconds: float, *, without_lock: bool = False, url: str | None = None) -> tuple[list[Turn], int]:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        return there.getsockname()[1]
+
+
+def race(
+    seconds: float,
+    *,
+    without_lock: bool = False,
+    url: str | None = None,
+    more: dict[str, list[str | Path]] | None = None,
+) -> tuple[list[Turn], int]:
     """All workers at once; their turns in order, and how far the file has counted."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "counter").write_text("0")
@@ -93,7 +111,7 @@ def race(seconds: float, *, without_lock: bool = False, url: str | None = None) 
         environment |= {"WINDLASS_URL": url} if url else {}
         workers = [
             subprocess.Popen([*command, name, directory, str(seconds)], env=environment)
-            for name, command in WORKERS.items()
+            for name, command in {**WORKERS, **(more or {})}.items()
         ]
         codes = [worker.wait() for worker in workers]
         if any(codes):
@@ -105,10 +123,10 @@ def race(seconds: float, *, without_lock: bool = False, url: str | None = None) 
     return sorted(turns, key=lambda turn: turn.got), counted
 
 
-def show_turns(turns: list[Turn]) -> None:
+def show_turns(turns: list[Turn], workers: Iterable[str] = WORKERS) -> None:
     title("Who had it: the first turns once all were there, from left to right")
-    begin = max(next(i for i, turn in enumerate(turns) if turn.who == who) for who in WORKERS)
-    for who in WORKERS:
+    begin = max(next((i for i, turn in enumerate(turns) if turn.who == who), 0) for who in workers)
+    for who in workers:
         row(who, "".join("#" if turn.who == who else "." for turn in turns[begin : begin + COLUMNS]))
 
 
@@ -132,12 +150,17 @@ def show_hand_overs(turns: list[Turn]) -> None:
     title("Hand-over: from the last line of one's turn to the first line of the next one's, who was waiting")
     row("", *columns("number", "median", "p99"))
     waited = [(a, b) for a, b in pairwise(turns) if b.asked < a.released]
-    for label, shell in {"Python to Python": False, "with the shell": True}.items():
-        times = sorted((b.got - a.released) * 1000 for a, b in waited if ("shell" in (a.who, b.who)) == shell)
+    for label, with_whom in {"Python to Python": "python", "with the page": "page", "with the shell": "shell"}.items():
+        times = sorted((b.got - a.released) * 1000 for a, b in waited if slowest(a, b) == with_whom)
         if times:
             p99 = times[int(len(times) * 0.99)]
             row(label, *columns(len(times), f"{statistics.median(times):.2f} ms", f"{p99:.2f} ms"))
     print("  (a turn of the shell includes the start and end of its processes)")
+
+
+def slowest(one: Turn, other: Turn) -> str:
+    """Whose turns take longest to begin and end, of these two."""
+    return next(kind for kind in ("shell", "page", "python") if one.who.startswith(kind) or other.who.startswith(kind))
 
 
 def kill_a_holder() -> float:
