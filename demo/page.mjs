@@ -11,7 +11,6 @@ import { chromium } from "../tests/browser/node_modules/playwright-core/index.mj
 const [name, directory, seconds] = process.argv.slice(2);
 const { WINDLASS_URL, DEMO_PACKAGE, DEMO_CHROMIUM, DEMO_ORIGIN } = process.env;
 const now = () => Date.now() / 1000;
-const end = now() + Number(seconds);
 
 const types = { js: "text/javascript", wasm: "application/wasm", html: "text/html" };
 const pages = createServer((request, response) => {
@@ -40,6 +39,8 @@ const browser = await chromium.launch({
 const page = await browser.newPage();
 await page.exposeFunction("step", step);
 await page.goto(DEMO_ORIGIN);
+// A browser takes its time to start.
+const end = now() + Number(seconds);
 await page.evaluate(
   async ({ url, end }) => {
     const { connect } = await import("/dist/browser.js");

@@ -2,7 +2,6 @@
 
 use std::{
     io::{Write, stderr},
-    pin::pin,
     time::Duration,
 };
 
@@ -23,26 +22,25 @@ use crate::{
 pub(crate) async fn watch(args: Watch) -> Result<Exit, Failure> {
     let prefix = utf8(&args.prefix, "the prefix")?;
     let locker = connect(&args.place, ConnectOptions::new()).await?;
+    // The first time, what is wrong may be the URL.
+    let mut statuses = Box::pin(locker.watch(prefix).await?);
     loop {
-        // The first time, what is wrong may be the URL.
-        let mut statuses = pin!(locker.watch(prefix).await?);
-        let broken = loop {
-            match statuses.next().await {
-                None => return Ok(Exit::DONE),
-                Some(Ok(status)) if args.json => print_json(&serde_json::json!(status))?,
-                Some(Ok(status)) => print(&format!("{}  {}\n", time_of_day(), line(&status)))?,
-                Some(Err(error)) => break error,
+        match statuses.next().await {
+            None => return Ok(Exit::DONE),
+            Some(Ok(status)) if args.json => print_json(&serde_json::json!(status))?,
+            Some(Ok(status)) => print(&format!("{}  {}\n", time_of_day(), line(&status)))?,
+            Some(Err(error)) if error.kind() == ErrorKind::Unavailable => {
+                let _ = writeln!(stderr(), "windlass: {error:#}; all locks again once that is over");
+                statuses = loop {
+                    Native.sleep(AGAIN).await;
+                    match locker.watch(prefix).await {
+                        Ok(statuses) => break Box::pin(statuses),
+                        Err(error) if error.kind() == ErrorKind::Unavailable => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                };
             }
-        };
-        if broken.kind() != ErrorKind::Unavailable {
-            return Err(broken.into());
-        }
-        let _ = writeln!(stderr(), "windlass: {broken:#}; all locks again once that is over");
-        while let Err(error) = locker.list(prefix).await {
-            if error.kind() != ErrorKind::Unavailable {
-                return Err(error.into());
-            }
-            Native.sleep(AGAIN).await;
+            Some(Err(error)) => return Err(error.into()),
         }
     }
 }

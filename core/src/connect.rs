@@ -239,7 +239,7 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
                     Some(token) => Arc::new(Authorized::new(native, token, rt.clone())),
                     None => native,
                 };
-                Ok(Arc::new(HttpBackend::new(&url, None, transport, rt.clone())?))
+                Ok(Arc::new(HttpBackend::new(&url, transport, rt.clone())?))
             }))
         }
         #[cfg(all(feature = "http", target_family = "wasm", target_os = "unknown"))]
@@ -257,7 +257,7 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
                     Some(token) => Arc::new(Authorized::new(Arc::new(Web), token, rt.clone())),
                     None => Arc::new(Web),
                 };
-                Ok(Arc::new(HttpBackend::new(&url, None, transport, rt.clone())?))
+                Ok(Arc::new(HttpBackend::new(&url, transport, rt.clone())?))
             }))
         }
         #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]

@@ -324,11 +324,13 @@ def test_no_more_threads_is_no_end_of_the_care_for_locks(file_url):
         process = python(program, file_url)
         assert process.stdout.readline() == "short of threads\n"
         # Contended while there is no thread to say so.
-        assert not locker.lock("a").acquire(timeout=0.3)
+        acquired = in_thread(locker.lock("a").acquire)
+        until(lambda: waiters(locker, "a") == 1)
         process.stdin.write("\n")
         process.stdin.flush()
         assert sorted(process.stdout.readline() for _ in range(2)) == ["contended\n", "no longer\n"]
         locker.force_release("a")
+        assert acquired()
         assert ends(process) == "True False\n"
 
 

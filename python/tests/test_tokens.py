@@ -88,12 +88,12 @@ def test_a_place_that_asks_for_none():
 
 def test_a_function_is_asked_as_often_as_tokens_end(url):
     source = Source()
-    with windlass.connect(url, ttl=1, token=source) as locker, locker.lock("function") as held:
-        end = time.monotonic() + 6
-        while time.monotonic() < end:
+    begun = time.monotonic()
+    with windlass.connect(url, ttl=3, token=source) as locker, locker.lock("function") as held:
+        while time.monotonic() < begun + 6:
             held.check()
             time.sleep(0.1)
-    assert 3 <= len(source.threads) <= 8
+    assert 2 <= len(source.threads) <= 2 + (time.monotonic() - begun)
     assert threading.main_thread() not in source.threads
 
 
@@ -130,12 +130,13 @@ def test_an_async_function_runs_on_the_loop(url):
         return token(2)
 
     async def main():
-        async with await aio.connect(url, ttl=1, token=source) as locker, locker.lock("async") as held:
-            for _ in range(50):
+        begun = time.monotonic()
+        async with await aio.connect(url, ttl=3, token=source) as locker, locker.lock("async") as held:
+            for _ in range(60):
                 held.check()
                 await asyncio.sleep(0.1)
         assert set(loops) == {asyncio.get_running_loop()}
-        assert 2 <= len(loops) <= 7
+        assert 2 <= len(loops) <= 2 + (time.monotonic() - begun)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 

@@ -125,6 +125,10 @@ async fn change(State(spaces): Here, Namespace(namespace): Namespace, who: Who, 
         grant = changing => {
             let grant = grant?;
             spaces.not_sealed()?;
+            if let Err(refusal) = who.still() {
+                parked::give_back(view.as_ref(), std::slice::from_ref(&claim)).await;
+                return Err(refusal);
+            }
             answer(&Acquired::Granted { grant: told(&spaces, &space, &claim, &grant), held_ms: 0 })
         }
         () = tokio::time::sleep(wait(wait_ms)) => answer(&Acquired::<Grant>::Waiting(Waiting::default())),

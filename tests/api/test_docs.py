@@ -27,7 +27,8 @@ windlass() {
     fi
     command windlass "$@" 2>serve.log &
     until grep -q 'serving locks' serve.log; do
-        kill -0 $! && sleep 0.05
+        kill -0 $! || { cat serve.log >&2; exit 1; }
+        sleep 0.05
     done
 }
 """

@@ -18,6 +18,6 @@ def test_the_server_does_what_its_document_says(server, tmp_path):
         "--request-timeout=10", "--no-color",
     ]  # fmt: skip
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(HERE)}
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     print(f"WINDLASS_SEED={SEED}\n{ran.stdout}")
     assert ran.returncode == 0, ran.stderr

@@ -43,9 +43,9 @@ test("a timeout says who holds the lock and which place one had", async (t) => {
   const [ours, theirs] = [await locker({ owner: "ann", metadata: { job: "7" } }), await locker()];
   await ours.acquire("a");
   const told = [];
-  const error = await failure(theirs.acquire("a", { timeout: 100, onWait: (waiting) => told.push(waiting) }));
+  const error = await failure(theirs.acquire("a", { timeout: 2_000, onWait: (waiting) => told.push(waiting) }));
   assert.equal(error.name, "Timeout");
-  assert.match(error.message, /lock "a" in http.*: not acquired within 0\.1 s: held by ann \(exclusive.*; place 1 in the queue/);
+  assert.match(error.message, /lock "a" in http.*: not acquired within 2 s: held by ann \(exclusive.*; place 1 in the queue/);
   assert.equal(error.lock, "a");
   assert.equal(error.waiting.place, 1);
   const [{ owner, metadata, mode, fencingToken }] = error.waiting.holders;
@@ -67,9 +67,9 @@ test("a release reaches the next one, and who holds hears that somebody waits", 
 });
 
 test("a lock lives for longer than its TTL", async (t) => {
-  const locks = await space(t, place).locker({ ttl: 1000 });
+  const locks = await space(t, place).locker({ ttl: 3000 });
   const lock = await locks.acquire("a");
-  await sleep(2500);
+  await sleep(5000);
   lock.check();
   assert.equal(lock.signal.aborted, false);
 });
@@ -223,5 +223,6 @@ test("a program that closes its locker ends at once", async (t) => {
   `;
   const { status, out } = await program(process.execPath, ["--input-type=module", "-e", script, url]).ended;
   assert.equal(status, 0, out);
-  assert.ok(Number(out) < 1500, `it lived on for ${out.trim()} ms`);
+  // It hears a server for seconds after the last lock, but for this.
+  assert.ok(Number(out) < 4000, `it lived on for ${out.trim()} ms`);
 });

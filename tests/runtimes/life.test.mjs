@@ -68,7 +68,7 @@ async function agree(page, name, millis) {
 
 test("a hidden tab, whose timers ring once a minute, keeps its lock, and is granted another", async (t) => {
   const page = await visit(t);
-  const token = await page.hold("hidden", { ttl: 1_000 });
+  const token = await page.hold("hidden", { ttl: 3_000 });
   const front = await visit(t);
   assert.equal(await page.run("document.visibilityState"), "hidden");
   // It takes a while until a hidden tab is slowed down.
@@ -82,7 +82,7 @@ test("a hidden tab, whose timers ring once a minute, keeps its lock, and is gran
   await agree(page, "hidden", 10_000);
   assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
   const holder = await other("wanted");
-  const waiting = page.hold("wanted", { ttl: 1_000 });
+  const waiting = page.hold("wanted", { ttl: 3_000 });
   await holder.release();
   const granted = await waiting;
   assert.deepEqual(await holders("wanted"), [granted]);
@@ -127,8 +127,8 @@ test("a page that goes into the back-forward cache releases at once, and comes b
     aborted: true,
     reason: "session_ended",
   });
-  const token = await page.hold("cached", { ttl: 1_000 });
-  await agree(page, "cached", 2_500);
+  const token = await page.hold("cached", { ttl: 3_000 });
+  await agree(page, "cached", 5_000);
   assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
 });
 
@@ -166,8 +166,8 @@ test("offline for longer than the TTL: the page is told before another gets the 
   assert.ok(BigInt((await next).token) > BigInt(token));
   await offline(page, false);
   await (await next).release();
-  await page.hold("offline", { ttl: 1_000 });
-  await agree(page, "offline", 2_500);
+  await page.hold("offline", { ttl: 3_000 });
+  await agree(page, "offline", 5_000);
   assert.equal((await page.state()).held, true);
 });
 

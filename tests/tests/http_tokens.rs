@@ -36,7 +36,7 @@ fn tokens_of_two_seconds_keep_a_lock_for_many_times_their_life() {
         count.fetch_add(1, Ordering::SeqCst);
         ready(Ok::<_, Error>(token_that_lives(2)))
     });
-    let locker = connect(ConnectOptions::new().ttl(Duration::from_secs(1)).token_source(source));
+    let locker = connect(ConnectOptions::new().ttl(Duration::from_secs(3)).token_source(source));
     let guard = block_on(locker.lock("lock").timeout(PATIENCE).into_future()).unwrap();
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(10) {
@@ -44,8 +44,11 @@ fn tokens_of_two_seconds_keep_a_lock_for_many_times_their_life() {
         thread::sleep(Duration::from_millis(100));
     }
     block_on(guard.release()).unwrap();
-    let asked = asked.load(Ordering::SeqCst);
-    assert!((4..=12).contains(&asked), "asked for {asked} tokens: one for each life is enough");
+    let (asked, lives) = (asked.load(Ordering::SeqCst), start.elapsed().as_secs() as usize / 2);
+    assert!(
+        asked >= 3 && asked <= 2 * lives + 2,
+        "asked for {asked} tokens in {lives} lives: one for each is enough"
+    );
 }
 
 #[test]
@@ -81,7 +84,7 @@ fn a_source_that_fails_is_named() {
         let works = asks.load(Ordering::SeqCst);
         ready(if works { Ok(token_that_lives(1)) } else { Err(io::Error::other("the vault is sealed")) })
     });
-    let locker = connect(ConnectOptions::new().ttl(Duration::from_secs(3)).token_source(source));
+    let locker = connect(ConnectOptions::new().ttl(Duration::from_secs(6)).token_source(source));
     let error = block_on(locker.lock("lock").timeout(PATIENCE).into_future()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert!(error.to_string().contains("no token: the vault is sealed"), "{error}");
@@ -90,9 +93,9 @@ fn a_source_that_fails_is_named() {
     let guard = block_on(locker.lock("lock").timeout(PATIENCE).into_future()).unwrap();
     for _ in 0..3 {
         works.store(false, Ordering::SeqCst);
-        thread::sleep(Duration::from_millis(1_200));
+        thread::sleep(Duration::from_millis(1_500));
         works.store(true, Ordering::SeqCst);
-        thread::sleep(Duration::from_millis(1_200));
+        thread::sleep(Duration::from_millis(2_500));
         guard.check().unwrap();
     }
     works.store(false, Ordering::SeqCst);

@@ -18,11 +18,15 @@ export class Line {
       done = resolve;
     });
     for (const name of names) this.#last.set(name, placed);
+    const come = before.length === 0 ? undefined : within(Promise.all(before));
     const leave = () => {
-      done();
-      for (const name of names) if (this.#last.get(name) === placed) this.#last.delete(name);
+      // Whoever gives up before its turn lets nobody pass those before it.
+      void (come ?? Promise.resolve()).then(() => {
+        done();
+        for (const name of names) if (this.#last.get(name) === placed) this.#last.delete(name);
+      });
     };
-    return { come: before.length === 0 ? undefined : within(Promise.all(before)), leave };
+    return { come, leave };
   }
 
   /** Once all who have asked have been answered. */

@@ -199,7 +199,8 @@ async function run<T>(lock: HeldLock, callback: Callback<HeldLock, T>): Promise<
   let onLost = () => {};
   const lost = new Promise<never>((_, reject) => {
     onLost = () => reject(asThePlatform(lock.signal.reason));
-    lock.signal.addEventListener("abort", onLost);
+    if (lock.signal.aborted) onLost();
+    else lock.signal.addEventListener("abort", onLost);
   });
   // Where the callback settles first, nobody hears of it.
   lost.catch(() => {});

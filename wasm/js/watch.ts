@@ -7,13 +7,20 @@ import type { Status } from "./seen.js";
 export function changes(started: Promise<Watch>, signal?: AbortSignal): AsyncIterableIterator<Status> {
   // Whoever never asks for the first change hears of no error.
   started.catch(() => {});
-  const end = () => void started.then((watch) => watch.end(), () => {});
+  const end = () => {
+    signal?.removeEventListener("abort", end);
+    void started.then((watch) => watch.end(), () => {});
+  };
   signal?.addEventListener("abort", end, { once: true });
   return {
     async next() {
-      const value = await (await started).next();
+      let value: Status | undefined;
+      try {
+        value = await (await started).next();
+      } finally {
+        if (value === undefined) signal?.removeEventListener("abort", end);
+      }
       if (value !== undefined) return { done: false, value };
-      signal?.removeEventListener("abort", end);
       signal?.throwIfAborted();
       return { done: true, value };
     },

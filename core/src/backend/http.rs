@@ -57,6 +57,8 @@ const LONGEST_PARK: Duration = Duration::from_secs(60);
 
 /// How many bytes of claims are sent in a question at the most: servers read 256 KiB unless they are told otherwise.
 const MOST_BYTES: usize = 200 * 1024;
+/// ... and in a release: what is to outlive a page may have 64 KiB.
+const MOST_LAST_BYTES: usize = 48 * 1024;
 
 /// Locks in a lock server.
 pub struct HttpBackend {
@@ -66,7 +68,6 @@ pub struct HttpBackend {
     url: String,
     /// Where the protocol's requests go: ends with a slash.
     base: String,
-    token: Option<String>,
     /// Who the server knows us as.
     client: ClaimId,
     /// What was granted: what parked renewals are about, and what is shown to a server that has forgotten it.
@@ -80,12 +81,7 @@ impl HttpBackend {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] when the URL makes no sense.
-    pub fn new(
-        url: &str,
-        token: Option<String>,
-        transport: Arc<dyn Transport>,
-        rt: Arc<dyn Runtime>,
-    ) -> Result<Self> {
+    pub fn new(url: &str, transport: Arc<dyn Transport>, rt: Arc<dyn Runtime>) -> Result<Self> {
         let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
         let url = url.trim_end_matches('/');
         let Some((scheme, rest)) = url.split_once("://") else {
@@ -108,7 +104,6 @@ impl HttpBackend {
             rt,
             url: url.to_owned(),
             base,
-            token,
             client,
             held: Mutex::default(),
             begun: Event::new(),
@@ -119,7 +114,7 @@ impl HttpBackend {
         Request {
             method,
             url: format!("{}{path}", self.base),
-            token: self.token.clone(),
+            token: None,
             body,
             timeout,
             last_words: path == RELEASE,
@@ -240,8 +235,12 @@ impl HttpBackend {
     async fn renew_all(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
         let (mut renewals, mut rest) = (Vec::with_capacity(claims.len()), claims);
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(named)));
-            match self.renew_some(some, None).await {
+            let (some, others) = rest.split_at(how_many_fit(MOST_BYTES, rest.iter().map(named)));
+            let known = {
+                let held = self.held();
+                some.iter().map(|claim| held.contains_key(&claim.id)).collect()
+            };
+            match self.renew_some(some, known, None).await {
                 Ok((renewed, _)) => renewals.extend(renewed),
                 Err(error) if renewals.is_empty() => return Err(error),
                 // What came through before has come through.
@@ -255,17 +254,14 @@ impl HttpBackend {
         Ok(renewals)
     }
 
-    /// One renewal of claims that fit into a question; with `park`, one that is answered when it is due or when there is
-    /// news.
+    /// One renewal of claims that fit into a question; `known` says of each whether it is held here. With `park`, one that
+    /// is answered when it is due or when there is news.
     async fn renew_some(
         &self,
         claims: &[Claim],
+        known: Vec<bool>,
         park: Option<Duration>,
     ) -> Result<(Vec<Renewal>, Vec<protocol::News>)> {
-        let known: Vec<bool> = {
-            let held = self.held();
-            claims.iter().map(|claim| held.contains_key(&claim.id)).collect()
-        };
         let (answer, counted_from) = self.ask_to_renew(claims, Vec::new(), park).await?;
         if !answer.prove {
             return Ok((self.renewals(claims, &known, answer.claims, counted_from), answer.news));
@@ -275,7 +271,7 @@ impl HttpBackend {
         while !rest.is_empty() {
             let proof = |claim| self.proof(claim).map_or(Json::Null, |proven| proven.json());
             let with_proof = |claim| Json::List(vec![named(claim), proof(claim)]);
-            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(with_proof)));
+            let (some, others) = rest.split_at(how_many_fit(MOST_BYTES, rest.iter().map(with_proof)));
             let proven = some.iter().filter_map(|claim| self.proof(claim)).collect();
             let (answer, counted_from) = self.ask_to_renew(some, proven, None).await?;
             renewals.extend(self.renewals(some, &known[renewals.len()..], answer.claims, counted_from));
@@ -383,7 +379,7 @@ impl Backend for HttpBackend {
         }
         let mut rest = claims;
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(how_many_fit(rest.iter().map(named)));
+            let (some, others) = rest.split_at(how_many_fit(MOST_LAST_BYTES, rest.iter().map(named)));
             let question = protocol::Release { claims: some.iter().map(ClaimRef::from).collect() };
             self.post::<()>(RELEASE, &question, AT_ONCE).await?;
             rest = others;
@@ -415,8 +411,9 @@ impl Backend for HttpBackend {
             };
             let mut claims: Vec<Claim> = held.into_iter().map(|(claim, _)| claim).collect();
             // News of all claims of this client come with it; those that do not fit are renewed by the keeper in time.
-            claims.truncate(how_many_fit(claims.iter().map(named)));
-            let (renewals, told) = self.renew_some(&claims, Some((shortest / 3).min(LONGEST_PARK))).await?;
+            claims.truncate(how_many_fit(MOST_BYTES, claims.iter().map(named)));
+            let park = Some((shortest / 3).min(LONGEST_PARK));
+            let (renewals, told) = self.renew_some(&claims, vec![true; claims.len()], park).await?;
             let mut news: Vec<News> = told
                 .into_iter()
                 .map(|news| News {
@@ -492,13 +489,13 @@ fn named(claim: &Claim) -> Json {
     ClaimRef::from(claim).json()
 }
 
-/// How many of these, from the first one on, fit into a question; one at the least.
-fn how_many_fit(items: impl Iterator<Item = Json>) -> usize {
+/// How many of these, from the first one on, fit into a question of so many bytes; one at the least.
+fn how_many_fit(most_bytes: usize, items: impl Iterator<Item = Json>) -> usize {
     let mut text = String::new();
     let fits = |item: &Json| {
         item.write(&mut text);
         text.push(',');
-        text.len() <= MOST_BYTES
+        text.len() <= most_bytes
     };
     items.take_while(fits).count().max(1)
 }

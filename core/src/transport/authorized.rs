@@ -26,8 +26,8 @@ use crate::{
     within::within,
 };
 
-/// The longest that a source may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that a source may take: one that hangs once must not cost a lock with the default TTL.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Gives a fresh token whenever it is asked.
 #[derive(Clone)]

@@ -66,9 +66,17 @@ function useStatus(locks: Locker): Status | undefined {
   useEffect(() => {
     const leaving = new AbortController();
     const watch = async () => {
-      for await (const changed of locks.watch(LOCK, { signal: leaving.signal })) setStatus(changed);
+      while (!leaving.signal.aborted) {
+        try {
+          for await (const changed of locks.watch(LOCK, { signal: leaving.signal })) setStatus(changed);
+        } catch {
+          // The server is away: what was seen last may not be so any more.
+          setStatus(undefined);
+          await new Promise((again) => setTimeout(again, 1_000));
+        }
+      }
     };
-    watch().catch(() => {});
+    void watch();
     return () => leaving.abort();
   }, [locks]);
   return status;

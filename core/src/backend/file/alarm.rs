@@ -77,7 +77,7 @@ pub(super) fn interrupted_every<T>(time: Duration, alarm: Option<&Alarm>, wait: 
 
 #[cfg(target_os = "linux")]
 mod sys {
-    use std::{mem, ptr, sync::OnceLock, time::Duration};
+    use std::{mem, ptr, time::Duration};
 
     /// A timer that interrupts the thread that made it.
     pub(in super::super) struct Alarm(libc::timer_t);
@@ -131,23 +131,23 @@ mod sys {
         }
     }
 
-    /// Has the signal interrupt what waits, unless it does something else already.
+    /// Has the signal interrupt what waits, unless it does something else. Asked each time: the program may have come to
+    /// use it.
     fn signal_is_ours() -> bool {
-        static OURS: OnceLock<bool> = OnceLock::new();
         extern "C" fn nothing(_signal: libc::c_int) {}
-        *OURS.get_or_init(|| {
-            // SAFETY: plain data, all of which may be zero.
-            let (mut old, mut new): (libc::sigaction, libc::sigaction) = unsafe { mem::zeroed() };
-            // Without SA_RESTART. Whoever else lives in this process may have small stacks.
-            new.sa_flags = libc::SA_ONSTACK;
-            new.sa_sigaction = nothing as *const () as libc::sighandler_t;
-            // SAFETY: the pointers are to values of our own, and the handler does nothing.
-            unsafe {
-                libc::sigaction(libc::SIGURG, ptr::null(), &raw mut old) == 0
-                    && matches!(old.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
-                    && libc::sigaction(libc::SIGURG, &raw const new, ptr::null_mut()) == 0
-            }
-        })
+        let ours = nothing as *const () as libc::sighandler_t;
+        // SAFETY: plain data, all of which may be zero.
+        let (mut old, mut new): (libc::sigaction, libc::sigaction) = unsafe { mem::zeroed() };
+        // Without SA_RESTART. Whoever else lives in this process may have small stacks.
+        new.sa_flags = libc::SA_ONSTACK;
+        new.sa_sigaction = ours;
+        // SAFETY: the pointers are to values of our own, and the handler does nothing.
+        unsafe {
+            libc::sigaction(libc::SIGURG, ptr::null(), &raw mut old) == 0
+                && (old.sa_sigaction == ours
+                    || matches!(old.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
+                        && libc::sigaction(libc::SIGURG, &raw const new, ptr::null_mut()) == 0)
+        }
     }
 }
 

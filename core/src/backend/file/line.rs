@@ -408,7 +408,11 @@ impl Directory {
                 let file = Arc::new(self.open_main(&path)?);
                 let id = self.fresh_id();
                 let recall = Arc::<Recall>::default();
-                *blocked = Some(Blocked { id, file: file.clone(), recall: recall.clone(), doubtful: false });
+                let fresh = Blocked { id, file: file.clone(), recall: recall.clone(), doubtful: false };
+                if let Some(old) = blocked.replace(fresh) {
+                    // It waits for a file that is none any more.
+                    old.recall.set(true);
+                }
                 Ok(Some(Job::Main(side, id, file, recall)))
             }
             Obstacle::Slot => Ok((!mem::replace(&mut line.at_slots, true)).then_some(Job::Slots)),

@@ -67,7 +67,7 @@ fn renewed(renewal: protocol::Renewal) -> Result<Response> {
 
 async fn holding() -> (Arc<Wire>, HttpBackend, Claim) {
     let wire = Arc::new(Wire::default());
-    let backend = HttpBackend::new("http://test/names", None, wire.clone(), Arc::new(Native)).unwrap();
+    let backend = HttpBackend::new("http://test/names", wire.clone(), Arc::new(Native)).unwrap();
     let ask = Ask {
         name: "lock".parse().unwrap(),
         claim_id: ClaimId::from_u128(1),
