@@ -8,6 +8,7 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { extname, join, normalize } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
+import { stripVTControlCharacters } from "node:util";
 
 import { steps } from "./app/suite.mjs";
 
@@ -98,7 +99,8 @@ export function start(command, args, { cwd, env } = {}) {
         const broken = (why) => reject(new Error(`${command} ${why} before it said ${pattern}:\n${texts.all.slice(-4_000)}`));
         const tooLong = setTimeout(broken, LONG, `took over ${LONG / 1_000} s`);
         look = () => {
-          const match = texts.all.match(pattern);
+          // Where a variable CI is set, some tools write in colours.
+          const match = stripVTControlCharacters(texts.all).match(pattern);
           if (match === null && !isOver) return;
           clearTimeout(tooLong);
           if (match === null) broken("ended");
