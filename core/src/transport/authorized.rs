@@ -1,6 +1,7 @@
 //! Requests with a bearer token that comes from a function and is asked for anew when a server refuses it.
 //!
-//! - **There is no token yet**: the first request asks the source, and all others wait for that answer.
+//! - **There is no token yet**: the first request asks the source, and all others wait for that answer. Who came later than the
+//!   question asks once more where the answer is a refusal, which is of the time before.
 //! - **A request is refused for want of authentication** (401): its token is forgotten, unless another one is there by then,
 //!   and the request is sent once more with a new one. A source that has no other leaves the refusal as it is.
 //! - **The source fails, or hangs**: those who wait are told, and the next request asks again. A holder's renewals
@@ -103,13 +104,30 @@ impl Authorized {
     }
 
     async fn token(&self) -> Result<String> {
-        let fetching = {
-            let mut state = self.state();
-            if let Some(token) = &state.token {
-                return Ok(token.clone());
-            }
-            state.fetching.get_or_insert_with(|| self.fetch()).clone()
+        let (fetching, came_later) = match self.known_or_fetching() {
+            Ok(token) => return Ok(token),
+            Err(fetching) => fetching,
         };
+        match self.fetched(fetching).await {
+            Err(error) if came_later && error.kind() == ErrorKind::Denied => match self.known_or_fetching() {
+                Ok(token) => Ok(token),
+                Err((fetching, _)) => self.fetched(fetching).await,
+            },
+            fetched => fetched,
+        }
+    }
+
+    /// The token, or the question for one that is under way, and whether it was under way before.
+    fn known_or_fetching(&self) -> std::result::Result<String, (Fetching, bool)> {
+        let mut state = self.state();
+        if let Some(token) = &state.token {
+            return Ok(token.clone());
+        }
+        let came_later = state.fetching.is_some();
+        Err((state.fetching.get_or_insert_with(|| self.fetch()).clone(), came_later))
+    }
+
+    async fn fetched(&self, fetching: Fetching) -> Result<String> {
         fetching.await.unwrap_or_else(|_| {
             // Its task is gone without a word.
             self.state().fetching = None;
@@ -223,5 +241,69 @@ impl fmt::Display for Cause {
 impl StdError for Cause {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::ready,
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use futures_util::future::{join, poll_immediate};
+
+    use super::*;
+    use crate::rt::Native;
+
+    #[derive(Debug)]
+    struct Takes;
+
+    impl Transport for Takes {
+        fn send(&self, request: Request) -> BoxFuture<'static, Result<Response>> {
+            let body = request.token.unwrap_or_default().into_bytes();
+            ready(Ok(Response { status: 200, retry_after: None, body })).boxed()
+        }
+
+        fn stream(&self, _: Request) -> BoxFuture<'static, Result<Streamed>> {
+            ready(Err(Error::new(ErrorKind::Unsupported, "not in this test"))).boxed()
+        }
+    }
+
+    /// The source refused before the second request was there: its answer is not for that one.
+    #[tokio::test]
+    async fn who_comes_later_asks_once_more_after_a_refusal() {
+        let rt = Arc::new(Native);
+        rt.start().unwrap();
+        let (refuse, refused) = oneshot::channel::<()>();
+        let (refused, asked) = (refused.shared(), AtomicUsize::new(0));
+        let source = TokenSource::new(move || {
+            let (first, refused) = (asked.fetch_add(1, Ordering::SeqCst) == 0, refused.clone());
+            async move {
+                if first {
+                    let _ = refused.await;
+                    return Err("not yet".to_owned());
+                }
+                Ok("token".to_owned())
+            }
+        });
+        let authorized = Authorized::new(Arc::new(Takes), source, rt);
+        let request = Request {
+            method: "POST",
+            url: String::new(),
+            token: None,
+            body: Vec::new(),
+            timeout: Duration::from_secs(10),
+            last_words: false,
+        };
+        let send = || Transport::send(&authorized, request.clone());
+        let (mut first, mut second) = (send(), send());
+        assert!(poll_immediate(&mut first).await.is_none(), "it waits for the source");
+        assert!(poll_immediate(&mut second).await.is_none(), "it waits for the same answer");
+        refuse.send(()).unwrap();
+        let (first, second) = join(first, second).await;
+        assert_eq!(first.unwrap_err().kind(), ErrorKind::Denied);
+        assert_eq!(second.unwrap().body, b"token");
     }
 }
