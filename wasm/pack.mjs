@@ -1,5 +1,5 @@
-// Puts the package together: `node wasm/pack.mjs STAGE PACKAGE`. STAGE has what tsc made of `js/`, and the glue `core.js`
-// beside it; PACKAGE has `dist/windlass.wasm`.
+// Puts the package together: `node wasm/pack.mjs STAGE PACKAGE`. STAGE has what tsc made of `js/`, and beside it the glue
+// `core.js` and the names by which the WebAssembly knows it; PACKAGE has `dist/windlass.wasm`.
 
 import { cpSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,6 +13,17 @@ const entry = (name) => join(stage, `${name}.js`);
 
 const wasm = readFileSync(join(dist, "windlass.wasm"));
 writeFileSync(entry("wasm-text"), `export default "${wasm.toString("base64")}";\n`);
+
+// Short names between the two, where wasm-bindgen has long ones with hashes: a thirtieth of all there is to download.
+const [names] = readFileSync(join(stage, "names.txt"), "utf8").split(/(?<=^})\n/m);
+const { imports, exports } = JSON.parse(names);
+const imported = new Map(imports.map(([, name, short]) => [name, short]));
+const exported = new Map(exports);
+const glue = readFileSync(entry("core"), "utf8")
+  .replaceAll(imports[0][0], "a")
+  .replace(/^( {8})(\w+)(?=: function)/gm, (_, indent, name) => indent + imported.get(name))
+  .replace(/\bwasm\.(\w+)/g, (_, name) => `wasm.${exported.get(name)}`);
+writeFileSync(entry("core"), glue);
 
 const common = { bundle: true, minify: true, legalComments: "none", target: "es2022", external: ["*.wasm", "*.wasm?module"] };
 await build({

@@ -91,6 +91,7 @@ async fn table(time: Duration, held: u128) -> Result<Value> {
         entry: Entry::Queue,
         ttl: Duration::from_secs(10),
         owner: Arc::default(),
+        keep: Duration::ZERO,
     };
     for other in 0..held {
         let ask = Ask {

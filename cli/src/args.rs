@@ -195,7 +195,7 @@ pub(crate) struct Release {
 /// Ends with Ctrl-C or SIGTERM, within a second; those who wait then ask again.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  windlass serve &\n  windlass run deploy --url http://127.0.0.1:7420/team-a -- ./deploy.sh"
+    after_help = "Examples:\n  windlass serve &\n  windlass run deploy --url http://127.0.0.1:7420/team-a -- ./deploy.sh\n  windlass serve --store etcd://10.0.0.1,10.0.0.2,10.0.0.3/locks"
 )]
 pub(crate) struct Serve {
     /// Where to listen, unless systemd passes a socket (LISTEN_FDS)
@@ -206,6 +206,11 @@ pub(crate) struct Serve {
     /// $XDG_STATE_HOME/windlass, else ~/.local/state/windlass]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+
+    /// Keep the locks in this store instead, which any number of servers may share: those of a namespace are at
+    /// URL/NAMESPACE; the server then keeps nothing itself
+    #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "ephemeral"])]
+    pub(crate) store: Option<String>,
 
     /// Keep nothing: after a restart locks may be given to others while their holders still believe in them; for tests
     #[arg(long, conflicts_with = "data_dir")]

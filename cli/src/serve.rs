@@ -113,6 +113,9 @@ fn audit(path: &Path) -> Result<Audit, Failure> {
 }
 
 fn store(serve: &Serve) -> Result<Store, Failure> {
+    if let Some(url) = &serve.store {
+        return Ok(Store::shared(url)?);
+    }
     if serve.ephemeral {
         complain("keeping nothing: do not use these locks for anything that matters");
         return Ok(Store::in_memory());

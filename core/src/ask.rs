@@ -76,6 +76,9 @@ pub struct Ask {
     pub ttl: Duration,
     /// Who asks.
     pub owner: Arc<Owner>,
+    /// For how long the claim keeps its place in the queue once nobody asks for it any more; zero: for as long as it takes
+    /// to ask again.
+    pub keep: Duration,
 }
 
 impl Ask {
@@ -235,7 +238,7 @@ pub struct Rough(pub Duration);
 impl fmt::Display for Rough {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_secs() {
-            0 => write!(f, "{} ms", self.0.as_millis()),
+            0 => write!(f, "{} ms", self.0.subsec_millis()),
             s @ 1..=119 => write!(f, "{s} s"),
             s @ 120..=7199 => write!(f, "{} min", s / 60),
             s @ 7200..=172_799 => write!(f, "{} h", s / 3600),

@@ -19,6 +19,10 @@ use crate::{
     within::within,
 };
 
+#[cfg(all(feature = "etcd", not(target_family = "wasm")))]
+pub(crate) mod etcd;
+#[cfg(all(feature = "etcd", not(target_family = "wasm")))]
+pub use etcd::EtcdBackend;
 #[cfg(all(feature = "file", not(target_family = "wasm")))]
 pub(crate) mod file;
 #[cfg(all(feature = "file", not(target_family = "wasm")))]
@@ -130,6 +134,59 @@ pub struct Capabilities {
     pub fencing_token: bool,
     /// Who holds and who waits can be listed and watched.
     pub see: bool,
+    /// A place in the queue can be kept while nobody asks for it, and taken up again by its ticket.
+    pub keep_place: bool,
+}
+
+impl Capabilities {
+    /// Everything.
+    pub const ALL: Self = Self {
+        shared: true,
+        permit: true,
+        downgrade: true,
+        upgrade: true,
+        steal: true,
+        force_release: true,
+        fair_between_processes: true,
+        hand_on_between_processes: true,
+        forgets_names: true,
+        fencing_token: true,
+        see: true,
+        keep_place: true,
+    };
+
+    /// The names of those that are missing, as in `steal, upgrade`: how a server says what its store cannot do.
+    pub fn missing(mut self) -> String {
+        let missing = self.each().into_iter().filter(|(_, there)| !**there).map(|(name, _)| name);
+        missing.collect::<Vec<_>>().join(", ")
+    }
+
+    /// All but those that are named so.
+    #[cfg(feature = "http")]
+    pub(crate) fn all_but(missing: &str) -> Self {
+        let mut all = Self::ALL;
+        for (name, there) in all.each() {
+            *there = missing.split(',').all(|missing| missing.trim() != name);
+        }
+        all
+    }
+
+    fn each(&mut self) -> [(&'static str, &mut bool); 12] {
+        [
+            ("shared", &mut self.shared),
+            ("permit", &mut self.permit),
+            ("downgrade", &mut self.downgrade),
+            ("upgrade", &mut self.upgrade),
+            ("steal", &mut self.steal),
+            ("force_release", &mut self.force_release),
+            ("fair_between_processes", &mut self.fair_between_processes),
+            ("hand_on_between_processes", &mut self.hand_on_between_processes),
+            ("forgets_names", &mut self.forgets_names),
+            ("fencing_token", &mut self.fencing_token),
+            ("see", &mut self.see),
+            ("keep_place", &mut self.keep_place),
+        ]
+    }
 }
 
 /// `acquire_all` for backends without a request for several: one after another, in the order given, and all given back
@@ -200,4 +257,20 @@ async fn renew_all(
         }
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "http"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_and_understood() {
+        assert_eq!(Capabilities::ALL.missing(), "");
+        assert_eq!(Capabilities::all_but(""), Capabilities::ALL);
+        let some = Capabilities { steal: false, upgrade: false, ..Capabilities::ALL };
+        assert_eq!(some.missing(), "upgrade, steal");
+        for missing in ["upgrade, steal", "steal,upgrade", "upgrade, steal, something new"] {
+            assert_eq!(Capabilities::all_but(missing), some, "{missing}");
+        }
+    }
 }

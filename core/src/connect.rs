@@ -16,6 +16,7 @@ use crate::{
 /// | URL | where |
 /// | --- | --- |
 /// | `memory:` or `memory:NAME` | the memory of this process |
+/// | `etcd://H1,H2,H3/PREFIX`, `etcds://…` with TLS | etcd; `USER:PASSWORD@` before the hosts, or the password in `$WINDLASS_PASSWORD`; `?ca=FILE`, `?cert=FILE&key=FILE`; `?raw_names=true` for prefixes shared with others |
 /// | `file:///DIR` | files of this machine; `?names=murmur3` for lockgate's old file names |
 /// | `http://HOST:PORT/NAMESPACE`, `https://…` | a Windlass server, with the token in `$WINDLASS_TOKEN`; `?ca=FILE` trusts its certificates besides the system's, `?cert=FILE` shows ours |
 /// | `lockgate+http://HOST:PORT`, `lockgate+https://…` | lockgate's own server, with the same two options |
@@ -56,7 +57,7 @@ pub fn default_url() -> Result<String> {
 }
 
 /// A variable of the environment; `None` where it is not set, or empty.
-#[cfg(all(any(feature = "file", feature = "http"), not(target_family = "wasm")))]
+#[cfg(all(any(feature = "etcd", feature = "file", feature = "http"), not(target_family = "wasm")))]
 fn from_environment(name: &str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
@@ -205,6 +206,22 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
                 Ok(Arc::new(crate::backend::memory::Memory::named(&address.rest, rt.clone())))
             }))
         }
+        #[cfg(all(feature = "etcd", not(target_family = "wasm")))]
+        "etcd" | "etcds" => {
+            use crate::backend::etcd::{EtcdBackend, address};
+            let mut address = address;
+            let [ca, cert, key] = ["ca", "cert", "key"].map(|file| address.option(file).map(Into::into));
+            let secure = address.scheme == "etcds" || address.truth("tls")?;
+            let raw_names = address.truth("raw_names")?;
+            address.no_more_options(&["ca", "cert", "key", "tls", "raw_names"])?;
+            if !secure && [&ca, &cert, &key].iter().any(|file| file.is_some()) {
+                return Err(invalid("ca=, cert= and key= are for TLS: write etcds://, or tls=true"));
+            }
+            let tls = secure.then_some(address::Files { ca, cert, key });
+            let password = from_environment("WINDLASS_PASSWORD")?;
+            let there = address::Address::parse(&address.rest, percent_decode, password, tls)?;
+            Ok(Box::new(move || Ok(Arc::new(EtcdBackend::new(there.clone(), raw_names, rt.clone())?))))
+        }
         #[cfg(all(feature = "file", not(target_family = "wasm")))]
         "file" => {
             use crate::backend::file::{FileBackend, Naming};
@@ -290,6 +307,8 @@ fn token_of_this_process() -> Result<Option<TokenSource>> {
 const SCHEMES: &[&str] = &[
     #[cfg(not(all(feature = "http", target_family = "wasm")))]
     "memory:",
+    #[cfg(all(feature = "etcd", not(target_family = "wasm")))]
+    "etcd(s)://H1,H2,H3/PREFIX",
     #[cfg(all(feature = "file", not(target_family = "wasm")))]
     "file:///DIR",
     #[cfg(feature = "http")]
@@ -331,7 +350,7 @@ fn this_host() -> Result<Arc<dyn Runtime>> {
 struct Address {
     scheme: String,
     rest: String,
-    options: BTreeMap<String, String>,
+    options: Vec<(String, String)>,
 }
 
 impl Address {
@@ -344,20 +363,30 @@ impl Address {
             )));
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut options = BTreeMap::new();
+        let mut options = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            options.insert(percent_decode(key)?, percent_decode(value)?);
+            options.push((percent_decode(key)?, percent_decode(value)?));
         }
         Ok(Self { scheme: scheme.to_ascii_lowercase(), rest: rest.to_owned(), options })
     }
 
+    /// The last one of this name counts.
     fn option(&mut self, key: &str) -> Option<String> {
-        self.options.remove(key)
+        self.options.extract_if(.., |(name, _)| name == key).last().map(|(_, value)| value)
+    }
+
+    #[cfg(all(feature = "etcd", not(target_family = "wasm")))]
+    fn truth(&mut self, key: &str) -> Result<bool> {
+        match self.option(key).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(invalid(&format!("{key}={other} is not known: true or false"))),
+        }
     }
 
     fn no_more_options(&self, known: &[&str]) -> Result<()> {
-        let Some(unknown) = self.options.keys().next() else { return Ok(()) };
+        let Some((unknown, _)) = self.options.first() else { return Ok(()) };
         let known: Vec<&str> = ["ttl", "owner"].iter().chain(known).copied().collect();
         Err(invalid(&format!(
             "the option \"{unknown}\" is not known: {}: takes {}",

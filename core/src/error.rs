@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ask::Waiting, name::Name};
+use crate::{ask::Waiting, name::Name, ticket::Ticket};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,7 +20,8 @@ pub enum ErrorKind {
     InvalidInput,
     /// This backend cannot do what was asked; [`Capabilities`](crate::Capabilities) tells beforehand.
     Unsupported,
-    /// The lock could not be had within the timeout. Nothing is left behind; [`Error::waiting`] says who holds it.
+    /// The lock could not be had within the timeout; [`Error::waiting`] says who holds it. Nothing is left behind, but for a
+    /// place that was to be kept: [`Error::ticket`].
     Timeout,
     /// The lock was held and is no longer: stop the guarded work.
     Lost(LostReason),
@@ -72,6 +73,7 @@ struct Inner {
     backend: Option<String>,
     lock: Option<Name>,
     waiting: Option<Waiting>,
+    ticket: Option<Ticket>,
     retry_after: Option<Duration>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -85,6 +87,7 @@ impl Error {
             backend: None,
             lock: None,
             waiting: None,
+            ticket: None,
             retry_after: None,
             source: None,
         }))
@@ -112,6 +115,12 @@ impl Error {
     #[must_use]
     pub fn with_waiting(self, waiting: Waiting) -> Self {
         self.with(|e| e.waiting = Some(waiting))
+    }
+
+    /// With the place in the queue that is kept.
+    #[must_use]
+    pub fn with_ticket(self, ticket: Ticket) -> Self {
+        self.with(|e| e.ticket = Some(ticket))
     }
 
     /// With the time after which the backend wants to be asked again.
@@ -149,6 +158,12 @@ impl Error {
     /// For a [`Timeout`](ErrorKind::Timeout): who holds the lock and which place in the queue one had, as last heard.
     pub fn waiting(&self) -> Option<&Waiting> {
         self.0.waiting.as_ref()
+    }
+
+    /// For an acquire that was to [keep its place](crate::Lock::keep_place): the ticket of the place. It is a secret, and no text
+    /// of the error has it.
+    pub fn ticket(&self) -> Option<&Ticket> {
+        self.0.ticket.as_ref()
     }
 
     /// When the backend wants to be asked again, if it said so.

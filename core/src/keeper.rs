@@ -13,7 +13,7 @@
 //!   that it must know is in the session; a renewal that was under way is asked for anew.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     future::poll_fn,
     panic::AssertUnwindSafe,
     sync::{
@@ -26,9 +26,8 @@ use std::{
 
 use event_listener::{Event, EventListener};
 use futures_util::{
-    FutureExt, StreamExt,
+    FutureExt,
     future::{self, BoxFuture, Either},
-    stream::FuturesUnordered,
 };
 
 use crate::{
@@ -47,8 +46,9 @@ use crate::{
 /// The longest sleep while claims have leases.
 const GLANCE: Duration = Duration::from_millis(500);
 /// How long the keeper goes on hearing after the last claim has ended: the next one often comes soon. It begins when
-/// something wakes the keeper; where nothing does, because claims have no leases, hearing costs nothing.
-const LINGER: Duration = Duration::from_secs(5);
+/// something wakes the keeper; where nothing does, because claims have no leases, hearing costs nothing. Not in JavaScript,
+/// where a request that is held open keeps a program from ending.
+const LINGER: Duration = if cfg!(target_family = "wasm") { Duration::ZERO } else { Duration::from_secs(5) };
 /// The pause before it begins again after a panic.
 const AFTER_PANIC: Duration = Duration::from_millis(100);
 /// Published while nobody may assume that the keeper looks by itself.
@@ -118,9 +118,10 @@ struct Keeper {
     backend: Arc<dyn Backend>,
     bell: Arc<Event>,
     sleeps_until: Arc<AtomicU64>,
-    renewals: FuturesUnordered<BoxFuture<'static, Round>>,
+    /// One, as a rule; several where requests hang.
+    renewals: Vec<BoxFuture<'static, Round>>,
     /// What those are about.
-    in_flight: BTreeSet<ClaimId>,
+    in_flight: BTreeMap<ClaimId, Arc<Held>>,
     hearing: Option<BoxFuture<'static, Result<Vec<News>>>>,
     hear_back_off: BackOff,
     idle_since: Option<Moment>,
@@ -146,8 +147,8 @@ impl Keeper {
             backend: session.backend.clone(),
             bell,
             sleeps_until,
-            renewals: FuturesUnordered::new(),
-            in_flight: BTreeSet::new(),
+            renewals: Vec::new(),
+            in_flight: BTreeMap::new(),
             hearing: None,
             hear_back_off: BackOff::default(),
             idle_since: None,
@@ -197,7 +198,7 @@ impl Keeper {
             let Some(try_timeout) = agenda.try_timeout else { continue };
             earliest(GLANCE);
             if let Some(renew_in) = agenda.renew_in
-                && !self.in_flight.contains(&held.claim.id)
+                && !self.in_flight.contains_key(&held.claim.id)
             {
                 to_renew.push((renew_in, try_timeout, held));
             }
@@ -207,7 +208,7 @@ impl Keeper {
             let soon = to_renew.extract_if(.., |(renew_in, try_timeout, _)| *renew_in <= *try_timeout / 2);
             let (mut claims, mut shortest) = (Vec::new(), Duration::MAX);
             for (_, try_timeout, held) in soon {
-                self.in_flight.insert(held.claim.id);
+                self.in_flight.insert(held.claim.id, held.clone());
                 claims.push(held.clone());
                 shortest = shortest.min(try_timeout);
             }
@@ -335,8 +336,11 @@ impl Keeper {
         };
         let mut time_or_bell = future::select(bell, timer);
         poll_fn(|context| {
-            if let Poll::Ready(Some(round)) = self.renewals.poll_next_unpin(context) {
-                return Poll::Ready(Woken::Renewal(round));
+            for (at, renewal) in self.renewals.iter_mut().enumerate() {
+                if let Poll::Ready(round) = renewal.poll_unpin(context) {
+                    drop(self.renewals.swap_remove(at));
+                    return Poll::Ready(Woken::Renewal(round));
+                }
             }
             if let Some(hearing) = &mut self.hearing
                 && let Poll::Ready(news) = hearing.poll_unpin(context)

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod acquire;
 pub mod ask;
 pub mod backend;
 mod connect;

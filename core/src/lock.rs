@@ -1,37 +1,22 @@
-//! Asking for a lock: the builder, and the acquire that it starts.
-//!
-//! An acquire makes its claim id first, then asks until it has an answer. Whatever ends it early (timeout, error, a
-//! dropped future) leaves an [`Owed`] behind that gives the claim back, whether it was queued, granted, or its answer
-//! lost on the way (rules R11 and R12).
+//! Asking for a lock: the builder.
 
-use std::{
-    any::Any,
-    fmt,
-    future::IntoFuture,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt,
     future::{self, BoxFuture, Either},
 };
-use smallvec::smallvec;
 
 use crate::{
-    ask::{Ask, Claim, Entry, Grant, Mode, Owner, Term, Waiting},
+    acquire::acquire_all,
+    ask::{Entry, Mode, Waiting},
     error::{Error, ErrorKind, Result},
     guard::Guard,
-    held::Held,
-    lease::{BackOff, Lease},
     locker::Locker,
-    metrics::{add_time, count},
-    name::{ClaimId, Name},
-    options::{AcquireOptions, Notice, OnWait, check_metadata, check_owner, permit},
-    session::{Few, Owed, Session, lost},
-    time::Moment,
-    within::{Seconds, within},
+    name::Name,
+    options::{AcquireOptions, Notice, OnWait, permit},
+    session::{Few, lost},
+    ticket::Ticket,
 };
 
 /// A lock to be asked for: set what differs from the default, then `await` it.
@@ -99,6 +84,47 @@ impl Lock {
     /// How long to wait for the lock at the most. Unless told otherwise: for as long as it takes.
     pub fn timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.set(|options| options.timeout = timeout.into())
+    }
+
+    /// Keeps the place in the queue for so long, an hour at the most, when the timeout is over: [`Error::ticket`] is then the
+    /// ticket of the place, and another acquire, here or in another process or language, takes it up by
+    /// [`ticket`](Self::ticket). For functions that live for one request only, and come back for their turn in the next.
+    ///
+    /// A turn that comes meanwhile waits for whoever has the ticket, until the place is kept no longer or the TTL is over; only then
+    /// is it the next one's. That is the price of keeping a place: come back soon.
+    ///
+    /// An acquire that is given up otherwise, as by dropping its future, keeps no place. Needs
+    /// [`Capabilities::keep_place`](crate::Capabilities).
+    pub fn keep_place(self, keep_place: impl Into<Option<Duration>>) -> Self {
+        self.set(|options| options.keep_place = keep_place.into())
+    }
+
+    /// Takes up the place of an earlier acquire, which [kept](Self::keep_place) it. The time for which it is kept begins anew with
+    /// this acquire. Its mode has to be the same; its TTL and owner stay what they were.
+    ///
+    /// A place that is gone, because its time was over, is no error: the acquire waits at the end of the queue, as one without
+    /// a ticket. `on_wait` and [`Error::waiting`] say at which place, and the next ticket is the one of that place.
+    ///
+    /// A ticket is for one acquire at a time, as the one of a held claim is for one guard.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn request(stored: Option<String>) -> windlass::Result<()> {
+    /// let locker = windlass::connect("https://locks.example.com/team-a").await?;
+    /// let ticket = stored.map(|text| text.parse()).transpose()?; // of the request before
+    /// let lock = locker.lock("deploy").timeout(Duration::from_secs(5)).keep_place(Duration::from_secs(60));
+    /// match lock.ticket(ticket).await {
+    ///     Ok(guard) => guard.release().await,
+    ///     Err(error) => match error.ticket() {
+    ///         Some(ticket) => Ok(store(ticket.reveal())), // for the next request
+    ///         None => Err(error),
+    ///     },
+    /// }
+    /// # }
+    /// # fn store(_: String) {}
+    /// ```
+    pub fn ticket(self, ticket: impl Into<Option<Ticket>>) -> Self {
+        self.set(|options| options.ticket = ticket.into())
     }
 
     /// How long the granted claim lives without renewal: 1 s to 1 h, 10 s unless told otherwise.
@@ -300,10 +326,14 @@ impl LockAll {
         self.acquire().await
     }
 
-    async fn acquire(self) -> Result<Option<Vec<Guard>>> {
-        let session = self.template.locker.session()?;
-        let guards = acquire_all(&session, &self.names?, &self.template.options?).await?;
-        Ok(guards.map(Few::into_vec))
+    /// Boxed, so that it is compiled once and not into each of the ways to await it.
+    fn acquire(self) -> BoxFuture<'static, Result<Option<Vec<Guard>>>> {
+        async move {
+            let session = self.template.locker.session()?;
+            let guards = acquire_all(&session, &self.names?, &self.template.options?).await?;
+            Ok(guards.map(Few::into_vec))
+        }
+        .boxed()
     }
 }
 
@@ -316,220 +346,11 @@ impl IntoFuture for LockAll {
     /// # Errors
     /// As for a single [`Lock`]; [`ErrorKind::InvalidInput`] when a name comes twice.
     fn into_future(self) -> Self::IntoFuture {
-        async move {
-            let guards = self.acquire().await?;
-            guards.ok_or_else(nothing)
-        }
-        .boxed()
+        self.acquire().map(|guards| guards?.ok_or_else(nothing)).boxed()
     }
 }
 
 /// Only a try comes back without a guard and without an error.
 fn nothing() -> Error {
     Error::new(ErrorKind::Internal, "a queued acquire came back with nothing")
-}
-
-/// What is known of a wait.
-#[derive(Default)]
-struct Wait {
-    since: Option<Moment>,
-    heard: Option<Waiting>,
-    /// Why there was no answer, the last time there was none.
-    trouble: Option<Error>,
-    /// What `on_wait` returned, dropped with the wait.
-    _wraps: Option<Box<dyn Any + Send>>,
-    _span: Option<tracing::Span>,
-}
-
-/// Acquires all of these locks or none; `None` for a try that failed. One name is just the shortest list.
-async fn acquire_all(
-    session: &Arc<Session>,
-    names: &[Name],
-    options: &AcquireOptions,
-) -> Result<Option<Few<Guard>>> {
-    session.check_open()?;
-    let Some(first) = names.first() else { return Ok(Some(Few::new())) };
-    let explain = |error| match names {
-        [name] => session.explain(error, name),
-        _ => session.explain_backend(error),
-    };
-    let owner = options.owner(&session.owner);
-    options.check(&session.backend.capabilities()).map_err(explain)?;
-    check_owner(&owner.owner).and_then(|()| check_metadata(&owner.metadata)).map_err(explain)?;
-    let wait = Mutex::new(Wait::default());
-    let granted = {
-        let on_waiting = |waiting: Waiting| heard_waiting(&wait, session, &options.on_wait, first, &waiting);
-        let on_trouble = |error: &Error| {
-            wait.lock().unwrap_or_else(PoisonError::into_inner).trouble = Some(error.clone());
-            if let Some(on_trouble) = &options.on_trouble {
-                on_trouble(error);
-            }
-        };
-        let asking = pin!(async {
-            let mut back_off = BackOff::default();
-            loop {
-                let asks = asks(session, names, options, &owner)?;
-                let claims = asks.iter().map(Ask::claim).collect();
-                let owed = Owed::new(session, claims);
-                match ask_until_answered(session, &asks, &on_waiting, &on_trouble).await {
-                    // While we were cut off, the claim left the queue, or was granted and ran out: it waits on as another.
-                    Err(error) if error.kind() == ErrorKind::NotHeld && options.entry != Entry::Try => {
-                        count(&session.counters.retries);
-                        drop(owed);
-                        session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
-                    }
-                    answer => return answer.map(|grants| (asks, owed, grants)),
-                }
-            }
-        });
-        let asking = pin!(session.unless_closed(asking));
-        within(&session.rt, options.timeout, asking).await
-    };
-    let wait = wait.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let (asks, owed, grants) = match granted {
-        Some(Ok((asks, owed, Some(grants)))) => (asks, owed, grants),
-        Some(Ok((_, owed, None))) => {
-            owed.settle();
-            return Ok(None);
-        }
-        Some(Err(error)) => return Err(explain(error)),
-        None => {
-            count(&session.counters.timeouts);
-            return Err(explain(timed_out(names, options, wait)));
-        }
-    };
-    if let Some(since) = wait.since {
-        count(&session.counters.waited);
-        add_time(&session.counters.wait_micros, session.rt.now().since(since));
-    }
-    drop(wait);
-    let guard = |(ask, grant): (&Ask, &Grant)| take_over(session, ask.claim(), grant, options);
-    let mut guards: Few<Guard> =
-        asks.iter().zip(&grants).map(guard).collect::<Result<_>>().map_err(explain)?;
-    owed.settle();
-    // Asked for in the order of names, given in that of the program.
-    for (at, name) in names.iter().enumerate() {
-        if let Some(found) = guards.iter().position(|guard| guard.name() == name) {
-            guards.swap(at, found);
-        }
-    }
-    // The program's own code comes last: by now the guards give the locks back, whatever it does.
-    guards.iter().for_each(Guard::tell_acquired);
-    if !options.hold.random_delay.is_zero() {
-        session.rt.sleep(options.hold.random_delay.mul_f64(session.jitter())).await;
-        guards.iter().try_for_each(Guard::check)?;
-    }
-    Ok(Some(guards))
-}
-
-fn asks(session: &Session, names: &[Name], options: &AcquireOptions, owner: &Arc<Owner>) -> Result<Few<Ask>> {
-    let mut sorted: Few<&Name> = names.iter().collect();
-    sorted.sort_unstable();
-    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        let message = "asked for twice in one acquire_all: name each lock once";
-        return Err(Error::new(ErrorKind::InvalidInput, message).with_lock(twice[0]));
-    }
-    let ask = |name: &Name| Ask {
-        name: name.clone(),
-        claim_id: ClaimId::from_u128(session.rt.random()),
-        mode: options.mode,
-        entry: options.entry,
-        ttl: options.ttl,
-        owner: owner.clone(),
-    };
-    Ok(sorted.into_iter().map(ask).collect())
-}
-
-fn heard_waiting(
-    wait: &Mutex<Wait>,
-    session: &Session,
-    on_wait: &Option<OnWait>,
-    name: &Name,
-    waiting: &Waiting,
-) {
-    let first = {
-        let mut wait = wait.lock().unwrap_or_else(PoisonError::into_inner);
-        wait.since.get_or_insert_with(|| session.rt.now());
-        wait.trouble = None;
-        wait.heard.replace(waiting.clone()).is_none()
-    };
-    if first {
-        let span = tracing::debug_span!("windlass.wait", lock = %name, waiting = %waiting);
-        let wraps = on_wait.as_ref().map(|on_wait| on_wait(waiting));
-        let mut wait = wait.lock().unwrap_or_else(PoisonError::into_inner);
-        (wait._wraps, wait._span) = (wraps, Some(span));
-    }
-}
-
-/// Asks, and asks again with the same claim ids while the backend is unavailable: what an earlier try got is found again.
-async fn ask_until_answered(
-    session: &Session,
-    asks: &[Ask],
-    on_waiting: &(dyn Fn(Waiting) + Send + Sync),
-    on_trouble: &(dyn Fn(&Error) + Send + Sync),
-) -> Result<Option<Few<Grant>>> {
-    let mut back_off = BackOff::default();
-    loop {
-        let answer = match asks {
-            [ask] => session
-                .backend
-                .acquire(ask, on_waiting)
-                .await
-                .map(|grant| grant.map(|grant| smallvec![grant])),
-            _ => session.backend.acquire_all(asks, on_waiting).await.map(|grants| grants.map(Few::from_vec)),
-        };
-        let too_late = |term: Term| !Lease::new(term).is_held(session.rt.now());
-        match answer {
-            // The answer took longer than the lease: asking again by the same id renews it.
-            Ok(Some(grants)) if grants.iter().any(|grant| grant.lease.is_some_and(too_late)) => {}
-            Err(error) if error.kind() == ErrorKind::Unavailable && asks[0].entry != Entry::Try => {
-                count(&session.counters.retries);
-                tracing::warn!(%error, "backend unavailable, trying again");
-                on_trouble(&error);
-                session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
-            }
-            answer => return answer,
-        }
-    }
-}
-
-fn timed_out(names: &[Name], options: &AcquireOptions, wait: Wait) -> Error {
-    let what = match names {
-        [_] => "not acquired".to_owned(),
-        _ => {
-            let names: Vec<String> = names.iter().map(Name::to_string).collect();
-            format!("not all of the locks {} acquired", names.join(", "))
-        }
-    };
-    let limit = Seconds(options.timeout.unwrap_or_default());
-    // What was heard before the trouble may no longer be so, but is all that is known.
-    let why = match (&wait.trouble, &wait.heard) {
-        (Some(trouble), None) => trouble.message().to_owned(),
-        (Some(trouble), Some(waiting)) => format!("{waiting}; then {}", trouble.message()),
-        (None, Some(waiting)) => waiting.to_string(),
-        (None, None) => "that was too short to hear who holds it".to_owned(),
-    };
-    // Who never heard of the lock did not wait for it: that the backend is gone must not look like a lock that is taken.
-    let kind = match (&wait.trouble, &wait.heard) {
-        (Some(_), None) => ErrorKind::Unavailable,
-        _ => ErrorKind::Timeout,
-    };
-    let error = Error::new(kind, format!("{what} within {limit}: {why}"));
-    wait.heard.into_iter().fold(error, Error::with_waiting)
-}
-
-/// Makes a guard of a claim that the backend has granted.
-///
-/// # Errors
-/// Where the locker was closed meanwhile, or has this claim already.
-pub(crate) fn take_over(
-    session: &Arc<Session>,
-    claim: Claim,
-    grant: &Grant,
-    options: &AcquireOptions,
-) -> Result<Guard> {
-    let now = session.rt.now();
-    let held = Arc::new(Held::new(claim, grant, options.ttl, now, options.hold.clone()));
-    session.keep(&held, now)?;
-    Ok(Guard::new(session.clone(), held))
 }

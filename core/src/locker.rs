@@ -11,18 +11,20 @@ use std::{
 };
 
 use futures_util::Stream;
+use smallvec::smallvec;
 
 use crate::{
+    acquire::take_over,
     ask::{Holder, Owner, Renewal, Status},
     backend::{Backend, Capabilities},
     error::{Error, ErrorKind, Result},
     guard::Guard,
-    lock::{Lock, LockAll, take_over},
+    lock::{Lock, LockAll},
     metrics::Metrics,
     name::Name,
-    options::{AcquireOptions, DEFAULT_TTL, unsupported},
+    options::{AcquireOptions, DEFAULT_TTL, contradiction, unsupported},
     rt::Runtime,
-    session::{Session, lost},
+    session::{RELEASE_PATIENCE, Session, lost},
     ticket::Ticket,
     watch::{self, list},
     within::within,
@@ -130,6 +132,33 @@ impl Locker {
                  hand it on",
             ))),
         }
+    }
+
+    /// Gives back what a ticket is for: the place in the queue, or the lock. One that is not there any more is no error.
+    /// Cancel-safe: it goes on in the background when the future is dropped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
+    /// let locker = windlass::connect("memory:release-docs").await?;
+    /// let ticket = locker.lock("deploy").await?.detach()?;
+    /// locker.release(&ticket).await?;
+    /// assert!(locker.lock("deploy").try_acquire().await?.is_some());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] when a guard of this locker has the claim: release that. [`ErrorKind::Unavailable`] if the
+    /// backend could not be told; the claim is then over when its time is.
+    pub async fn release(&self, ticket: &Ticket) -> Result<()> {
+        let session = self.session()?;
+        session.check_open()?;
+        let released = if session.held().contains_key(&ticket.claim.id) {
+            Err(contradiction("a guard of this locker has the ticket's claim: release that"))
+        } else {
+            let give_back = session.give_back(smallvec![ticket.claim.clone()], RELEASE_PATIENCE);
+            session.insist(give_back).await
+        };
+        released.map_err(|error| session.explain(error, ticket.name()))
     }
 
     /// Who holds and who waits, for the names that begin with `prefix` (`""`: all), sorted by name. Cancel-safe.

@@ -7,6 +7,7 @@ use crate::{
     backend::Capabilities,
     error::{Error, ErrorKind, LostReason, Result},
     name::Name,
+    ticket::Ticket,
 };
 
 /// The TTL unless told otherwise.
@@ -56,6 +57,8 @@ pub(crate) struct AcquireOptions {
     pub(crate) mode: Mode,
     pub(crate) entry: Entry,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) keep_place: Option<Duration>,
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) ttl: Duration,
     /// What differs from the locker's own, which is that of the process that asks: it may be a child of the one that
     /// made this.
@@ -72,6 +75,8 @@ impl AcquireOptions {
             mode: Mode::Exclusive,
             entry: Entry::Queue,
             timeout: None,
+            keep_place: None,
+            ticket: None,
             ttl,
             owner: None,
             metadata: BTreeMap::new(),
@@ -92,8 +97,9 @@ impl AcquireOptions {
     }
 
     /// Refuses what contradicts itself or what the backend cannot do, in words, before anything is sent.
-    pub(crate) fn check(&self, can: &Capabilities) -> Result<()> {
+    pub(crate) fn check(&self, names: &[Name], can: &Capabilities) -> Result<()> {
         check_ttl(self.ttl)?;
+        self.check_place(names)?;
         let hold = &self.hold;
         if let Some(max_hold) = hold.max_hold {
             if max_hold.is_zero() {
@@ -123,9 +129,47 @@ impl AcquireOptions {
             Mode::Upgradable if !can.upgrade => Some("upgradable claims"),
             Mode::Permit(_) if !can.permit => Some("permits"),
             _ if self.entry == Entry::Steal && !can.steal => Some("steal"),
+            _ if (self.keep_place.is_some() || self.ticket.is_some()) && !can.keep_place => {
+                Some("a place in the queue that is kept")
+            }
             _ => None,
         };
         missing.map_or(Ok(()), |what| Err(unsupported(what)))
+    }
+}
+
+impl AcquireOptions {
+    /// What is said of a place in the queue.
+    fn check_place(&self, names: &[Name]) -> Result<()> {
+        if self.keep_place.is_none() && self.ticket.is_none() {
+            return Ok(());
+        }
+        let [name] = names else {
+            return Err(contradiction("a place is kept in one queue only: ask for the locks one by one"));
+        };
+        if self.entry != Entry::Queue {
+            return Err(contradiction(
+                "a try or a steal has no place in the queue: leave out keep_place and ticket",
+            ));
+        }
+        if let Some(keep) = self.keep_place {
+            if self.timeout.is_none() {
+                return Err(contradiction("keep_place is for when the timeout is over: give one"));
+            }
+            if keep.is_zero() || keep > MAX_TTL {
+                return Err(contradiction("keep_place is more than nothing and at most an hour"));
+            }
+        }
+        match &self.ticket {
+            Some(ticket) if ticket.name() != name => {
+                Err(contradiction("the ticket is of another lock: ask for that one"))
+            }
+            Some(ticket) if ticket.mode != self.mode => {
+                let message = format!("the ticket's claim is {}: ask for the lock in this mode", ticket.mode);
+                Err(Error::new(ErrorKind::InvalidInput, message))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -135,6 +179,8 @@ impl fmt::Debug for AcquireOptions {
             .field("mode", &self.mode)
             .field("entry", &self.entry)
             .field("timeout", &self.timeout)
+            .field("keep_place", &self.keep_place)
+            .field("ticket", &self.ticket)
             .field("ttl", &self.ttl)
             .field("owner", &self.owner)
             .field("metadata", &self.metadata)

@@ -20,6 +20,10 @@ use crate::{
 /// The namespace of a URL that names none, and of lockgate's clients.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// The header of each answer of a server whose store can do less than a server can by itself, with the names of what is
+/// missing: [`Capabilities::missing`](crate::backend::Capabilities::missing).
+pub const MISSING: &str = "windlass-missing";
+
 /// A claim, as a message names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -79,6 +83,11 @@ pub struct Terms {
     /// For how many milliseconds the server may hold the request open; it may answer sooner. 60,000 unless told, and at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
+    /// For how many milliseconds the claim keeps its place in the queue after a request for it that ended without a grant: 2,000
+    /// unless told, and at the least.
+    #[cfg_attr(feature = "schema", schemars(range(max = 3_600_000)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_ms: Option<u64>,
     /// Who asks, for people to see.
     #[serde(default)]
     pub owner: String,
@@ -101,6 +110,7 @@ impl Terms {
             },
             ttl: Duration::from_millis(self.ttl_ms),
             owner: Owner { owner: self.owner.clone(), metadata: self.metadata.clone() }.into(),
+            keep: Duration::from_millis(self.keep_ms.unwrap_or(0)),
         }
     }
 
@@ -116,6 +126,7 @@ impl Terms {
             },
             ttl_ms: millis(ask.ttl),
             wait_ms: Some(millis(wait)),
+            keep_ms: Some(millis(ask.keep)).filter(|keep| *keep > 0),
             owner: ask.owner.owner.clone(),
             metadata: ask.owner.metadata.clone(),
         }
@@ -160,7 +171,7 @@ pub enum Acquired<G> {
         /// the request plus this.
         held_ms: u64,
     },
-    /// It is not yet one's turn. The claim keeps its place for two seconds: ask again by its id.
+    /// It is not yet one's turn. The claim keeps its place for two seconds, or for as long as was told: ask again by its id.
     Waiting(Waiting),
     /// It could not be had at once.
     Busy,
@@ -284,6 +295,10 @@ pub enum Happening {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Release {
+    /// Who speaks for them.
+    #[serde(default, with = "maybe_hex", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<ClaimId>"))]
+    pub client: Option<ClaimId>,
     /// Which claims.
     pub claims: Vec<ClaimRef>,
 }
@@ -292,6 +307,10 @@ pub struct Release {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
+    /// Who speaks for it.
+    #[serde(default, with = "maybe_hex", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<ClaimId>"))]
+    pub client: Option<ClaimId>,
     /// Which claim.
     #[serde(flatten)]
     pub claim: ClaimRef,

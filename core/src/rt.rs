@@ -16,9 +16,11 @@ mod native;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub use native::{Native, thread};
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
+mod one_thread;
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
 mod web;
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
-pub use web::Web;
+pub use {one_thread::OneThread, web::Web};
 
 /// Clocks, timers, tasks and randomness. [`connect`](crate::connect) brings the right one; only tests and hosts of
 /// an unusual kind write their own.

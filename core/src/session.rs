@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// How long a release without a lease behind it is tried again.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one try of it may take.
 const RELEASE_TRY: Duration = Duration::from_secs(5);
 
@@ -399,8 +399,8 @@ impl Owed {
     }
 
     /// The asking came to an end, and the claims are somebody's or nobody's.
-    pub(crate) fn settle(mut self) {
-        self.claims.clear();
+    pub(crate) fn settle(mut self) -> Few<Claim> {
+        std::mem::take(&mut self.claims)
     }
 }
 

@@ -137,6 +137,7 @@ pub enum What {
 ///     entry: Entry::Queue,
 ///     ttl: Duration::from_secs(10),
 ///     owner: Arc::default(),
+///     keep: Duration::ZERO,
 /// };
 /// let mut effects = Vec::new();
 /// assert!(matches!(table.acquire(Millis(0), &ask(1), Origin(1), &mut effects), Outcome::Granted(_)));

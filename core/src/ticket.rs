@@ -1,4 +1,4 @@
-//! A held claim as text, to hand it to another process.
+//! A claim as text, to hand it to another process: held, or with a place in the queue that is kept.
 
 use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
@@ -6,12 +6,17 @@ use crate::{
     ask::{Claim, Mode},
     error::{Error, ErrorKind, Result},
     name::{ClaimId, Name},
+    protocol::millis,
 };
 
-/// A held claim as text, made by [`Guard::detach`](crate::Guard::detach) and taken up by
-/// [`Locker::attach`](crate::Locker::attach). Who has it has the lock: it is a secret, and `Debug` shows none of it.
+/// A claim as text. Who has it has the lock, or the place in its queue: it is a secret, and `Debug` shows none of it.
 ///
-/// The text is `windlass1:` and the claim id, fencing token, TTL in milliseconds, mode and name, with colons between.
+/// A held claim becomes one by [`Guard::detach`](crate::Guard::detach), and is taken up by
+/// [`Locker::attach`](crate::Locker::attach). One that waits becomes one by [`Lock::keep_place`](crate::Lock::keep_place), and
+/// is taken up by [`Lock::ticket`](crate::Lock::ticket).
+///
+/// The text is `windlass1:` and the claim id, fencing token (0 for a place in the queue), TTL in milliseconds, mode and name,
+/// with colons between.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Ticket {
     pub(crate) claim: Claim,
@@ -35,7 +40,7 @@ impl Ticket {
         format!(
             "{PREFIX}:{:032x}:{fencing_token}:{}:{mode}:{}",
             claim.id.reveal(),
-            ttl.as_millis(),
+            millis(*ttl),
             claim.name.as_str()
         )
     }
@@ -51,10 +56,7 @@ impl FromStr for Ticket {
 
     fn from_str(text: &str) -> Result<Self> {
         parse(text).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidInput,
-                "this is not a ticket: give the whole text that detach() returned",
-            )
+            Error::new(ErrorKind::InvalidInput, "this is not a ticket: give the whole text of one")
         })
     }
 }

@@ -70,6 +70,8 @@ pub struct Response {
     pub status: u16,
     /// The header `Retry-After`, where it is a number of seconds.
     pub retry_after: Option<Duration>,
+    /// The header [`Windlass-Missing`](crate::protocol::MISSING).
+    pub missing: Option<String>,
     /// The body.
     pub body: Vec<u8>,
 }

@@ -8,7 +8,7 @@ use futures_util::{
 };
 
 use crate::{
-    ask::{Mode, Owner, Status},
+    ask::{Holder, Mode, Owner, Status, Waiter},
     backend::Backend,
     error::Result,
     name::Name,
@@ -17,13 +17,20 @@ use crate::{
 
 /// The locks under a prefix, sorted by name.
 pub(crate) async fn list(backend: &dyn Backend, prefix: &str) -> Result<Vec<Status>> {
-    let listed = backend.inspect(prefix).await;
+    Ok(look(backend, prefix).await?.into_values().collect())
+}
+
+type Seen = BTreeMap<Name, Status>;
+
+async fn look(backend: &dyn Backend, prefix: &str) -> Result<Seen> {
     let explain = |error: crate::Error| {
         if error.backend().is_none() { error.with_backend(backend.url()) } else { error }
     };
-    let mut all = listed.map_err(explain)?;
-    all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(all)
+    let all = backend.inspect(prefix).await.map_err(explain)?;
+    let mut seen = Seen::new();
+    // One by one: most backends list them in this order already.
+    seen.extend(all.into_iter().map(|status| (status.name.clone(), status)));
+    Ok(seen)
 }
 
 /// All locks under a prefix once, then those that differ at each look. Hints are only that: what counts is the look.
@@ -33,19 +40,19 @@ pub(crate) fn statuses(
     hints: BoxStream<'static, Result<()>>,
 ) -> impl Stream<Item = Result<Status>> + Send + use<> {
     let looks = stream::once(async { Ok(()) }).chain(hints);
-    let state = Some((looks.boxed(), BTreeMap::new()));
+    let state = Some((looks.boxed(), Seen::new()));
     let batches = stream::unfold(state, move |state| {
         let (session, prefix) = (session.clone(), prefix.clone());
         async move {
             let (mut looks, seen) = state?;
-            let look = match looks.next().await? {
-                Ok(()) => list(&*session.backend, &prefix).await,
+            let seen_now = match looks.next().await? {
+                Ok(()) => look(&*session.backend, &prefix).await,
                 Err(error) => Err(error),
             };
-            match look {
+            match seen_now {
                 Ok(now) => {
-                    let (changed, seen) = differences(&seen, now);
-                    Some((changed.into_iter().map(Ok).collect(), Some((looks, seen))))
+                    let changed = differences(&seen, &now).into_iter().map(Ok).collect();
+                    Some((changed, Some((looks, now))))
                 }
                 Err(error) => Some((vec![Err(error)], None)),
             }
@@ -54,35 +61,30 @@ pub(crate) fn statuses(
     batches.flat_map(stream::iter)
 }
 
-type Seen = BTreeMap<Name, Essence>;
-
-/// What makes two looks at a lock differ: who holds it by which grant, and who waits. Not for how long.
-#[derive(PartialEq, Eq)]
-struct Essence {
-    holders: Vec<(u64, Mode, Owner)>,
-    waiters: Vec<(Mode, Owner)>,
+/// What to tell of two looks.
+fn differences(before: &Seen, now: &Seen) -> Vec<Status> {
+    let freed = before.keys().filter(|name| !now.contains_key(name));
+    let freed = freed.map(|name| Status { name: name.clone(), holders: Vec::new(), waiters: Vec::new() });
+    let changed =
+        now.values().filter(|status| !before.get(&status.name).is_some_and(|seen| same(seen, status)));
+    freed.chain(changed.cloned()).collect()
 }
 
-fn differences(before: &Seen, now: Vec<Status>) -> (Vec<Status>, Seen) {
-    let seen: Seen = now.iter().map(|status| (status.name.clone(), essence(status))).collect();
-    let freed = before.keys().filter(|name| !seen.contains_key(name));
-    let mut changed: Vec<Status> =
-        freed.map(|name| Status { name: name.clone(), holders: Vec::new(), waiters: Vec::new() }).collect();
-    changed.extend(now.into_iter().filter(|status| before.get(&status.name) != seen.get(&status.name)));
-    (changed, seen)
-}
-
-fn essence(status: &Status) -> Essence {
-    let holders =
-        status.holders.iter().map(|holder| (holder.fencing_token, holder.mode, holder.owner.clone()));
-    let waiters = status.waiters.iter().map(|waiter| (waiter.mode, waiter.owner.clone()));
-    Essence { holders: holders.collect(), waiters: waiters.collect() }
+/// Whether two looks at a lock are the same: who holds it by which grant, and who waits. Not for how long.
+fn same(one: &Status, other: &Status) -> bool {
+    fn grant(holder: &Holder) -> (u64, Mode, &Owner) {
+        (holder.fencing_token, holder.mode, &holder.owner)
+    }
+    fn wish(waiter: &Waiter) -> (Mode, &Owner) {
+        (waiter.mode, &waiter.owner)
+    }
+    one.holders.iter().map(grant).eq(other.holders.iter().map(grant))
+        && one.waiters.iter().map(wish).eq(other.waiters.iter().map(wish))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ask::Holder;
 
     fn held(name: &str, fencing_token: u64, held_for: u64) -> Status {
         let owner = Owner { owner: "ann@host:1".into(), ..Owner::default() };
@@ -95,15 +97,20 @@ mod tests {
         statuses.iter().map(|status| status.name.as_str()).collect()
     }
 
+    fn seen<const N: usize>(statuses: [Status; N]) -> Seen {
+        statuses.into_iter().map(|status| (status.name.clone(), status)).collect()
+    }
+
     #[test]
     fn tells_what_is_new_changed_and_free_and_nothing_else() {
-        let (changed, seen) = differences(&Seen::new(), vec![held("a", 1, 0), held("b", 2, 0)]);
-        assert_eq!(names(&changed), ["a", "b"]);
-        let (changed, seen) = differences(&seen, vec![held("a", 1, 5), held("b", 2, 5)]);
-        assert_eq!(names(&changed), [""; 0], "time alone is no change");
-        let (changed, seen) = differences(&seen, vec![held("a", 3, 0)]);
+        let first = seen([held("a", 1, 0), held("b", 2, 0)]);
+        assert_eq!(names(&differences(&Seen::new(), &first)), ["a", "b"]);
+        let older = seen([held("a", 1, 5), held("b", 2, 5)]);
+        assert_eq!(names(&differences(&first, &older)), [""; 0], "time alone is no change");
+        let another = seen([held("a", 3, 0)]);
+        let changed = differences(&older, &another);
         assert_eq!(names(&changed), ["b", "a"]);
         assert!(changed[0].holders.is_empty());
-        assert_eq!(names(&differences(&seen, Vec::new()).0), ["a"]);
+        assert_eq!(names(&differences(&another, &Seen::new())), ["a"]);
     }
 }

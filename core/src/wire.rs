@@ -57,13 +57,16 @@ impl Question for Renew {
 
 impl Question for Release {
     fn json(&self) -> Json {
-        Json::Object(vec![claims(&self.claims)])
+        let mut fields = vec![claims(&self.claims)];
+        maybe(&mut fields, "client", self.client.map(hex));
+        Json::Object(fields)
     }
 }
 
 impl Question for Change {
     fn json(&self) -> Json {
         let mut fields = claim(&self.claim);
+        maybe(&mut fields, "client", self.client.map(hex));
         fields.push(("to".into(), mode(self.to)));
         maybe(&mut fields, "wait_ms", self.wait_ms.map(Json::Whole));
         Json::Object(fields)
@@ -140,6 +143,7 @@ fn terms(terms: &Terms, fields: &mut Fields) {
     fields.push(("entry".into(), text(entry)));
     fields.push(("ttl_ms".into(), Json::Whole(terms.ttl_ms)));
     maybe(fields, "wait_ms", terms.wait_ms.map(Json::Whole));
+    maybe(fields, "keep_ms", terms.keep_ms.map(Json::Whole));
     owner(&terms.owner, &terms.metadata, fields);
 }
 
@@ -158,25 +162,23 @@ fn proven(proven: &Proven) -> Json {
     Json::Object(fields)
 }
 
-/// An answer that says nothing.
-impl Answer for () {
-    fn read(_: &Json) -> Option<Self> {
-        Some(())
-    }
-}
-
 impl<A: Answer> Answer for Vec<A> {
     fn read(json: &Json) -> Option<Self> {
         json.list()?.iter().map(A::read).collect()
     }
 }
 
-impl<G: Answer> Answer for Acquired<G> {
+/// A single grant is just the shortest list.
+impl Answer for Acquired<Vec<Grant>> {
     fn read(json: &Json) -> Option<Self> {
         Some(match json.get("outcome").text()? {
-            "granted" => {
-                Self::Granted { grant: G::read(json.get("grant"))?, held_ms: json.get("held_ms").whole()? }
-            }
+            "granted" => Self::Granted {
+                grant: match json.get("grant") {
+                    several @ Json::List(_) => Answer::read(several)?,
+                    one => vec![Answer::read(one)?],
+                },
+                held_ms: json.get("held_ms").whole()?,
+            },
             "waiting" => Self::Waiting(Waiting {
                 holders: Answer::read(json.get("holders"))?,
                 place: json.get("place").whole().and_then(|place| place.try_into().ok()),

@@ -252,6 +252,7 @@ fn ask(claim: &Claim, entry: Entry, mode: Mode, ttl: u64) -> Ask {
         entry,
         ttl: Duration::from_millis(ttl),
         owner: Arc::new(Owner { owner: owner(claim.id), ..Owner::default() }),
+        keep: Duration::ZERO,
     }
 }
 

@@ -52,6 +52,9 @@ fn build<'py>(py: Python<'py>, class: &str, error: &Error) -> PyResult<Bound<'py
     if let Some(waiting) = error.waiting() {
         details.set_item(intern!(py, "waiting"), seen::waiting(py, waiting)?)?;
     }
+    if let Some(ticket) = error.ticket() {
+        details.set_item(intern!(py, "ticket"), ticket.reveal())?;
+    }
     if let Some(after) = error.retry_after() {
         details.set_item(intern!(py, "retry_after"), after.as_secs_f64())?;
     }

@@ -74,9 +74,9 @@ enum Patience {
 #[pymethods]
 impl Lock {
     #[new]
-    #[pyo3(signature = (name, *, locker=None, timeout=None, ttl=None, mode="exclusive", steal=false, max_hold=None,
-        hold_at_least=0.0, random_delay=0.0, owner=None, metadata=None, on_wait=None, on_acquired=None, on_lost=None,
-        on_contended=None, on_held_too_long=None, limit=None, reentrant=false))]
+    #[pyo3(signature = (name, *, locker=None, timeout=None, ttl=None, mode="exclusive", steal=false, keep_place=None,
+        ticket=None, max_hold=None, hold_at_least=0.0, random_delay=0.0, owner=None, metadata=None, on_wait=None,
+        on_acquired=None, on_lost=None, on_contended=None, on_held_too_long=None, limit=None, reentrant=false))]
     #[allow(clippy::too_many_arguments, reason = "they are keywords")]
     fn new(
         py: Python<'_>,
@@ -86,6 +86,8 @@ impl Lock {
         ttl: Option<f64>,
         mode: &str,
         steal: bool,
+        keep_place: Option<f64>,
+        ticket: Option<&str>,
         max_hold: Option<f64>,
         hold_at_least: f64,
         random_delay: f64,
@@ -116,6 +118,8 @@ impl Lock {
             mode: options::mode(py, mode, limit)?,
             steal,
             timeout: options::limit(py, "timeout", timeout)?,
+            keep_place: keep_place.map(|keep| options::seconds(py, "keep_place", keep)).transpose()?,
+            ticket: ticket.map(|ticket| options::ticket(py, ticket)).transpose()?,
             ttl: ttl.map(|ttl| options::seconds(py, "ttl", ttl)).transpose()?,
             max_hold: options::limit(py, "max_hold", max_hold)?,
             hold_at_least: options::seconds(py, "hold_at_least", hold_at_least)?,
@@ -197,7 +201,8 @@ impl Lock {
         release(py, self.leave(py)?)
     }
 
-    /// Takes the lock: `True` if it was taken, `False` if it was not in time. No `timeout`: that of this object.
+    /// Takes the lock: `True` if it was taken, `False` if it was not in time. No `timeout`: that of this object. A ticket is not to be
+    /// lost in a `False`.
     fn take_in_time(&self, py: Python<'_>, blocking: Truth, timeout: Option<f64>) -> PyResult<bool> {
         let Truth(blocking) = blocking;
         if self.enter_again(py)?.is_some() {
@@ -216,7 +221,7 @@ impl Lock {
                 Ok(true)
             }
             Ok(None) => Ok(false),
-            Err(error) if error.is_instance(py, &timed_out) => Ok(false),
+            Err(error) if error.is_instance(py, &timed_out) && self.options.keep_place.is_none() => Ok(false),
             Err(error) => Err(error),
         }
     }

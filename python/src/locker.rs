@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{FutureExt, Stream, StreamExt, lock::Mutex as AsyncMutex};
 use pyo3::{exceptions::PyTypeError, prelude::*, types::PyDict, types::PyString};
-use windlass::{ConnectOptions, Error, ErrorKind, Status, Ticket};
+use windlass::{ConnectOptions, Error, ErrorKind, Status};
 
 use crate::{
     callbacks::token_source,
@@ -125,10 +125,17 @@ impl Locker {
 
     /// Takes up a held lock from a ticket.
     fn attach(&self, py: Python<'_>, ticket: &str, asynchronous: bool) -> PyResult<Pending> {
-        let ticket: Ticket = ticket.parse().map_err(|error| errors::exception(py, &error))?;
+        let ticket = options::ticket(py, ticket)?;
         let locker = self.0.clone();
         let attaching = async move { locker.attach(&ticket).await };
         Ok(Pending::new(attaching, move |py, guard| show(py, guard, asynchronous)))
+    }
+
+    /// Gives back what a ticket is for.
+    fn release(&self, py: Python<'_>, ticket: &str) -> PyResult<Pending> {
+        let ticket = options::ticket(py, ticket)?;
+        let locker = self.0.clone();
+        Ok(Pending::new(async move { locker.release(&ticket).await }, none))
     }
 
     /// The locks whose names begin with `prefix`.

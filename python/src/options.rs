@@ -7,7 +7,7 @@ use pyo3::{
     prelude::*,
     types::{PyMapping, PyString},
 };
-use windlass::{ErrorKind, Mode, Name};
+use windlass::{ErrorKind, Mode, Name, Ticket};
 
 use crate::errors::{self, error};
 
@@ -19,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) mode: Mode,
     pub(crate) steal: bool,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) keep_place: Option<Duration>,
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) max_hold: Option<Duration>,
     pub(crate) hold_at_least: Duration,
@@ -30,7 +32,7 @@ pub(crate) struct Options {
 impl Options {
     /// Tells an acquire all but the timeout.
     pub(crate) fn tell(&self, lock: windlass::Lock) -> windlass::Lock {
-        let mut lock = lock.mode(self.mode);
+        let mut lock = lock.mode(self.mode).keep_place(self.keep_place).ticket(self.ticket.clone());
         if self.steal {
             lock = lock.steal();
         }
@@ -54,6 +56,11 @@ impl Options {
         }
         lock
     }
+}
+
+/// A ticket, read.
+pub(crate) fn ticket(py: Python<'_>, text: &str) -> PyResult<Ticket> {
+    text.parse().map_err(|error| errors::exception(py, &error))
 }
 
 /// A name, checked; text that has no UTF-8 (lone surrogates) is no name.

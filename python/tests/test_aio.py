@@ -393,6 +393,25 @@ async def test_detach_attach_and_watch(locker):
 
 
 @run
+async def test_a_place_is_kept_for_its_ticket(locker):
+    if not locker.capabilities()["keep_place"]:
+        return
+    async with locker.lock("a") as held:
+        with pytest.raises(windlass.Timeout) as caught:
+            await locker.lock("a", keep_place=60).acquire(timeout=1)
+        ticket = caught.value.ticket
+        await held.release()
+        async with locker.lock("a", ticket=ticket) as turn:
+            assert turn.is_held()
+    async with locker.lock("a"):
+        with pytest.raises(windlass.Timeout) as caught:
+            async with locker.lock("a", timeout=1, keep_place=60):
+                pytest.fail("the body ran")
+        await locker.release(caught.value.ticket)
+    assert await locker.list() == []
+
+
+@run
 async def test_other_tasks_and_threads_run_meanwhile(locker):
     async with locker.lock("a"):
         tasks = [asyncio.create_task(locker.lock("a").acquire()) for _ in range(20)]

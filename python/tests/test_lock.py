@@ -275,6 +275,33 @@ def test_detach_and_attach(locker):
         locker.attach("no ticket")
 
 
+def test_a_place_is_kept_for_its_ticket(locker):
+    if not locker.capabilities()["keep_place"]:
+        with pytest.raises(windlass.Unsupported), locker.lock("a", timeout=1, keep_place=60):
+            pytest.fail("the body ran")
+        return
+    with locker.lock("a") as held:
+        with pytest.raises(windlass.Timeout) as caught, locker.lock("a", timeout=1, keep_place=60, owner="kept"):
+            pytest.fail("the body ran")
+        ticket = caught.value.ticket
+        assert ticket.split(":")[1] not in f"{caught.value} {caught.value!r} {caught.value.args}"
+        # In `False` there would be no room for it.
+        with pytest.raises(windlass.Timeout) as caught:
+            locker.lock("a", keep_place=60, ticket=ticket).acquire(timeout=1)
+        assert caught.value.ticket == ticket
+        assert [status.waiters[0].owner for status in locker.list()] == ["kept"]
+        assert not locker.lock("a").acquire(timeout=0.1)
+        held.release()
+        with locker.lock("a", ticket=ticket) as turn:
+            assert turn.is_held()
+        with pytest.raises(windlass.Timeout) as caught, locker.lock("a"), locker.lock("a", timeout=1, keep_place=60):
+            pytest.fail("the body ran")
+        locker.release(caught.value.ticket)
+        assert locker.list() == []
+    with pytest.raises(windlass.InvalidInput):
+        locker.release("no ticket")
+
+
 def test_downgrade_and_upgrade(locker):
     can = locker.capabilities()
     if can["downgrade"]:
@@ -339,6 +366,9 @@ def test_names_are_text(locker, name):
         {"max_hold": 0},
         {"max_hold": 1, "hold_at_least": 2},
         {"mode": "permit"},
+        {"keep_place": 1},
+        {"keep_place": 0, "timeout": 1},
+        {"ticket": "no ticket"},
         {"steal": True, "mode": "shared"},
         {"metadata": {"k": "x" * 3000}},
     ],

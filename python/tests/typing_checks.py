@@ -27,7 +27,8 @@ def sync(locker: windlass.Locker) -> None:
         assert_type(helds, "list[windlass.Held]")
     with locker.attach("ticket") as attached:
         assert_type(attached, windlass.Held)
-    assert_type(locker.lock("a").acquire(timeout=1), bool)
+    assert_type(locker.lock("a", keep_place=60, ticket="ticket").acquire(timeout=1), bool)
+    assert_type(windlass.Timeout().ticket, "str | None")
     assert_type(locker.list("p"), "list[windlass.Status]")
     for status in locker.watch():
         assert_type(status.waiters[0].waited_for, "float | None")

@@ -14,6 +14,7 @@ class Error(Exception):
         lock: The name of the lock, where one is concerned.
         backend: Where it happened, as a URL without credentials.
         waiting: For `Timeout`: who holds the lock and which place in the queue one had, as last heard.
+        ticket: Where `keep_place` was asked for: the ticket of the place in the queue; a secret that no text has.
         retry_after: After how many seconds the backend wants to be asked again, if it said so.
         reason: For `LockLost`: "expired", "unreachable", "force_released", "stolen" or "session_ended".
 
@@ -26,6 +27,7 @@ class Error(Exception):
         lock: str | None = None,
         backend: str | None = None,
         waiting: Waiting | None = None,
+        ticket: str | None = None,
         retry_after: float | None = None,
         reason: str | None = None,
     ) -> None:
@@ -33,6 +35,7 @@ class Error(Exception):
         self.lock = lock
         self.backend = backend
         self.waiting = waiting
+        self.ticket = ticket
         self.retry_after = retry_after
         self.reason = reason
 
@@ -50,7 +53,10 @@ class Unsupported(Error):
 
 
 class Timeout(Error, TimeoutError):
-    """The lock could not be had in time. Nothing is left behind; `waiting` says who holds it."""
+    """The lock could not be had in time; `waiting` says who holds it.
+
+    Nothing is left behind but a place that has a `ticket`.
+    """
 
 
 class LockLost(Error):

@@ -74,8 +74,8 @@ class Lock(_Runs):
     Args:
         name: Any text of 1 to 1,024 bytes in UTF-8. The same name is the same lock everywhere.
         locker: Where the lock lives; unless told otherwise `$WINDLASS_URL`, else files of this user on this machine.
-        options: See `LockOptions`: timeout, ttl, mode, steal, max_hold, hold_at_least, random_delay, owner, metadata,
-            on_wait, on_acquired, on_lost, on_contended, on_held_too_long.
+        options: See `LockOptions`: timeout, keep_place, ticket, ttl, mode, steal, max_hold, hold_at_least,
+            random_delay, owner, metadata, on_wait, on_acquired, on_lost, on_contended, on_held_too_long.
 
     Raises:
         InvalidName: The name is empty, too long, or no UTF-8.

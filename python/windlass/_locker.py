@@ -51,7 +51,7 @@ class _Base:
         """Return what the backend can promise.
 
         shared, permit, downgrade, upgrade, steal, force_release, fair_between_processes, hand_on_between_processes,
-        forgets_names, fencing_token, see.
+        forgets_names, fencing_token, see, keep_place.
         """
         return self._native.capabilities()
 
@@ -112,6 +112,17 @@ class Locker(_Base):
         """
         held: Held = self._native.attach(ticket, asynchronous=False).wait()
         return held
+
+    def release(self, ticket: str) -> None:
+        """Give back what a ticket is for: the place in the queue that `keep_place` kept, or what `Held.detach` left.
+
+        One that is not there any more is no error.
+
+        Raises:
+            InvalidInput: This is no ticket, or this locker has its claim: release that.
+
+        """
+        self._native.release(ticket).wait()
 
     def list(self, prefix: str = "") -> list[Status]:
         """Return who holds and who waits, for the names that begin with `prefix`, sorted by name."""

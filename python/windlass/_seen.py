@@ -81,6 +81,13 @@ class CommonOptions(TypedDict, total=False):
 
     timeout: float | None
     """How long to wait for the lock at the most; `None`, the default: for as long as it takes."""
+    keep_place: float | None
+    """With `timeout`: when it is over, keep the place in the queue for so long, an hour at the most. `Timeout.ticket`
+    is then the ticket of the place, and `acquire` raises it, too. A turn that comes meanwhile waits for whoever has
+    it, for the TTL at the most. Needs the capability `keep_place`."""
+    ticket: str | None
+    """Take up the place of an earlier acquire. One that is gone is no error: this one then waits at the end of the
+    queue."""
     ttl: float | None
     """How long the granted claim lives without renewal: 1 s to 1 h; `None`, the default: that of the locker, 10 s."""
     max_hold: float | None

@@ -162,7 +162,10 @@ class _Runs:
             blocking, timeout = False, None
         try:
             return await self._take(blocking, timeout) is not None
-        except TimeoutError:
+        except TimeoutError as error:
+            # A ticket is not to be lost in a `False`.
+            if getattr(error, "ticket", None) is not None:
+                raise
             return False
 
     def release(self) -> None:
@@ -432,6 +435,17 @@ class Locker(_Base):
         """
         held: Held = await self._native.attach(ticket, asynchronous=True)
         return held
+
+    async def release(self, ticket: str) -> None:
+        """Give back what a ticket is for: the place in the queue that `keep_place` kept, or what `Held.detach` left.
+
+        One that is not there any more is no error.
+
+        Raises:
+            windlass.InvalidInput: This is no ticket, or this locker has its claim: release that.
+
+        """
+        await self._native.release(ticket)
 
     async def list(self, prefix: str = "") -> list[Status]:
         """Return who holds and who waits, for the names that begin with `prefix`, sorted by name."""

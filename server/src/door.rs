@@ -279,7 +279,7 @@ fn may_be_read(response: &mut Response<Body>, origin: HeaderValue) {
     let headers: &mut HeaderMap = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("origin"));
-    let exposed = HeaderValue::from_static("retry-after, www-authenticate");
+    let exposed = HeaderValue::from_static("retry-after, www-authenticate, windlass-missing");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 

@@ -10,11 +10,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use windlass::{Result, Status};
 
-use crate::{
-    routes::of_this_moment,
-    spaces::{Space, Spaces},
-    who::Who,
-};
+use crate::{routes::of_this_moment, space::Space, spaces::Spaces, who::Who};
 
 /// So often at least something is sent: proxies cut what is silent.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -40,7 +36,7 @@ pub(crate) async fn stream(
     prefix: String,
 ) -> Result<Response> {
     // In this order, so that nothing is missed in between.
-    let hints = space.client(None).changes(&prefix).await?;
+    let hints = space.client(None)?.changes(&prefix).await?;
     let known = Known::default();
     let watcher = Watcher { spaces, space, who, prefix, hints, known, number: 0, synced: false };
     let texts = stream::unfold(watcher, |mut watcher| async {
@@ -90,7 +86,7 @@ impl Watcher {
             }
             // Whose token expires meanwhile sees no more.
             self.who.still().ok()?;
-            let mut locks = self.space.client(None).inspect(&self.prefix).await.ok()?;
+            let mut locks = self.space.client(None).ok()?.inspect(&self.prefix).await.ok()?;
             locks.retain(|lock| self.who.may_see(&self.space.name, &lock.name));
             let mut text = self.changed(locks);
             write_synced(&mut text, &mut self.synced);

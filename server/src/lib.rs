@@ -20,6 +20,7 @@ mod answer;
 mod audit;
 mod door;
 mod durable;
+mod elsewhere;
 mod events;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -34,7 +35,10 @@ mod pace;
 mod page;
 mod parked;
 mod routes;
+mod space;
 mod spaces;
+mod store;
+mod terms;
 mod tls;
 mod who;
 
@@ -46,7 +50,7 @@ use windlass::{Error, ErrorKind, Result};
 pub use access::Access;
 pub use audit::Audit;
 pub use options::{Deadlines, Limits, ServerOptions, Tls};
-pub use spaces::Store;
+pub use store::Store;
 
 /// Tokens: what they say, and how to make them.
 pub mod token {
@@ -124,6 +128,7 @@ impl Server {
         self.spaces.begin()?;
         let asks_who = self.asks_who();
         let watched = tokio::spawn(spaces::watch_tokens(self.spaces.clone()));
+        let looking = tokio::spawn(elsewhere::look(self.spaces.clone()));
         let ServerOptions { access, hosts, origins, limits, deadlines, audit, .. } = self.options;
         self.spaces.limit(limits.namespaces);
         let meter = Meter {
@@ -144,6 +149,7 @@ impl Server {
         };
         listen::serve(listener, Arc::new(door), self.certificates, &self.spaces, shutdown).await;
         watched.abort();
+        looking.abort();
         self.spaces.write_down();
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! ```text
 //!  begin ----> Asked --- waits ---> Waiting --- granted ---> Held --- released, lost, not renewed ---> gone
 //!                |                     |
-//!                +-- busy, refused ----+--- nobody speaks for it any more, and the grace is over ----> gone
+//!                +-- busy, refused ----+--- nobody speaks for it any more, and its place is kept no longer ----> gone
 //! ```
 //!
 //! - **The same claim asked twice** at once, after a broken connection: the later request speaks for it, so what the earlier one
@@ -21,7 +21,7 @@ use std::{
     collections::{HashMap, hash_map},
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -35,11 +35,12 @@ use windlass::{
 use crate::{
     audit::{Audit, Event, What},
     options::Limits,
-    parked,
 };
 
+mod accounts;
 mod connections;
 
+pub(crate) use accounts::{Account, Accounts};
 pub(crate) use connections::{Connections, Place, whose};
 
 const SHARDS: usize = 16;
@@ -47,40 +48,6 @@ const SHARDS: usize = 16;
 const SLACK: Duration = Duration::from_secs(1);
 /// When to ask again: by then the ledger has been swept.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-
-/// Whose claims count together.
-#[derive(Debug, Default)]
-pub(crate) struct Account {
-    pub(crate) name: String,
-    claims: AtomicUsize,
-    waiters: AtomicUsize,
-}
-
-impl Account {
-    pub(crate) fn new(name: String) -> Self {
-        Self { name, ..Self::default() }
-    }
-}
-
-/// Those of whom something is there.
-#[derive(Debug, Default)]
-pub(crate) struct Accounts(Mutex<HashMap<String, Weak<Account>>>);
-
-impl Accounts {
-    /// The one account of this name.
-    pub(crate) fn find(&self, name: String) -> Arc<Account> {
-        let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = accounts.get(&name).and_then(Weak::upgrade) {
-            return account;
-        }
-        if accounts.len() == accounts.capacity() {
-            accounts.retain(|_, account| account.strong_count() > 0);
-        }
-        let account = Arc::new(Account::new(name.clone()));
-        accounts.insert(name, Arc::downgrade(&account));
-        account
-    }
-}
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -106,6 +73,22 @@ enum State {
     Held { fencing_token: u64 },
 }
 
+/// A claim of which nothing was heard for its TTL.
+pub(crate) struct Expired {
+    key: Key,
+    entry: Entry,
+}
+
+impl Expired {
+    /// The namespace, the lock and the fencing token, if it was held.
+    pub(crate) fn grant(&self) -> Option<(&str, &Name, u64)> {
+        match self.entry.state {
+            State::Held { fencing_token } => Some((&self.key.namespace, &self.key.claim.name, fencing_token)),
+            State::Asked | State::Waiting => None,
+        }
+    }
+}
+
 /// All claims of a server.
 pub(crate) struct Ledger {
     limits: Limits,
@@ -128,6 +111,8 @@ pub(crate) struct Asker<'a> {
     pub(crate) account: &'a Arc<Account>,
     pub(crate) most_claims: Option<usize>,
     pub(crate) owner: &'a str,
+    /// For how long his claims keep their places once he speaks for them no more.
+    pub(crate) keep: Duration,
 }
 
 impl Ledger {
@@ -164,7 +149,8 @@ impl Ledger {
         claims: &[Claim],
     ) -> Result<Booking, TooMany> {
         let keys = claims.iter().map(|claim| Key { namespace: namespace.clone(), claim: claim.clone() });
-        let mut booking = Booking { ledger: self.clone(), spoken: Vec::with_capacity(claims.len()) };
+        let mut booking =
+            Booking { ledger: self.clone(), spoken: Vec::with_capacity(claims.len()), keep: asker.keep };
         for key in keys {
             match self.write_down(asker, &key) {
                 Ok((number, before)) => booking.spoken.push(Spoken { key, number, before }),
@@ -325,20 +311,25 @@ impl Ledger {
     }
 
     /// Strikes out what has run out; in parts, so that nobody waits for long.
-    pub(crate) fn sweep(&self, now: Instant) {
+    pub(crate) fn sweep(&self, now: Instant) -> Vec<Expired> {
+        let mut expired = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let over = |_: &Key, entry: &mut Entry| entry.until.is_some_and(|until| until <= now);
-            let over: Vec<(Key, Entry)> = shard.entries.extract_if(over).collect();
+            expired.extend(shard.entries.extract_if(over).map(|(key, entry)| Expired { key, entry }));
             if shard.entries.capacity() > 1024 && shard.entries.len() < shard.entries.capacity() / 8 {
                 shard.entries.shrink_to_fit();
             }
-            drop(shard);
-            for (key, entry) in over {
-                self.gone(&entry);
-                self.tell(What::Lost(LostReason::Expired), &entry.account.name, &key, &entry);
-            }
         }
+        for Expired { entry, .. } in &expired {
+            self.gone(entry);
+        }
+        expired
+    }
+
+    /// Writes that this one was lost, which nobody else has told.
+    pub(crate) fn expired(&self, Expired { key, entry }: &Expired) {
+        self.tell(What::Lost(LostReason::Expired), &entry.account.name, key, entry);
     }
 
     /// How many claims there are, and how many of them wait.
@@ -380,10 +371,11 @@ impl From<TooMany> for Error {
     }
 }
 
-/// Claims that a request speaks for. Dropped before it has an answer, they go after the grace.
+/// Claims that a request speaks for. Dropped before it has an answer, they go when their places are kept no longer.
 pub(crate) struct Booking {
     ledger: Arc<Ledger>,
     spoken: Vec<Spoken>,
+    keep: Duration,
 }
 
 struct Spoken {
@@ -477,7 +469,7 @@ impl Booking {
 
 impl Drop for Booking {
     fn drop(&mut self) {
-        let gone_at = Instant::now() + parked::GRACE + SLACK;
+        let gone_at = Instant::now() + self.keep + SLACK;
         for spoken in &self.spoken {
             let mut shard = self.ledger.shard(&spoken.key);
             if let Some(entry) = shard.entries.get_mut(&spoken.key)

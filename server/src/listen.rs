@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     door::{Door, Visitor},
-    limits::Place,
+    limits::{Expired, Ledger, Place},
     pace::{Pace, Paced},
     spaces::Spaces,
     tls::{self, Certificates},
@@ -45,7 +45,7 @@ pub(crate) async fn serve(
 ) {
     let http = Arc::new(http(&door));
     let connections = GracefulShutdown::new();
-    let looking = tokio::spawn(look(door.clone(), certificates.clone()));
+    let looking = tokio::spawn(look(door.clone(), certificates.clone(), spaces.clone()));
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -110,16 +110,30 @@ fn http(door: &Door) -> Http {
 }
 
 /// Now and then: what has run out, and which files have changed.
-async fn look(door: Arc<Door>, certificates: Option<Arc<Certificates>>) {
+async fn look(door: Arc<Door>, certificates: Option<Arc<Certificates>>, spaces: Arc<Spaces>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        door.ledger.sweep(std::time::Instant::now());
+        let expired = door.ledger.sweep(std::time::Instant::now());
+        if door.ledger.audit().is_some() && !expired.is_empty() {
+            tokio::spawn(tell_expired(door.ledger.clone(), spaces.clone(), expired));
+        }
         let tokens = door.access.tokens.as_ref().map_or(Ok(()), |tokens| tokens.look_again());
         let tls = certificates.as_ref().map_or(Ok(()), |certificates| certificates.look_again());
         for changed in [tokens, tls] {
             if let Err(error) = changed {
                 tracing::error!(%error, "what was known before stays in use");
             }
+        }
+    }
+}
+
+/// Writes down who lost a lock because nothing was heard of them.
+async fn tell_expired(ledger: Arc<Ledger>, spaces: Arc<Spaces>, expired: Vec<Expired>) {
+    for claim in &expired {
+        let Some((namespace, name, fencing_token)) = claim.grant() else { continue };
+        // Where the store does not say whether it lives on, nobody knows.
+        if let Ok(false) = spaces.lives_on(namespace, name, fencing_token).await {
+            ledger.expired(claim);
         }
     }
 }

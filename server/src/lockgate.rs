@@ -39,6 +39,9 @@
 //! After a server that was ended abruptly its leases cannot be shown to the next one: a UUID does not prove that it was not lost long
 //! before. Nobody is let in until they are over (`should wait`), and their holders are told at their next renewal.
 //!
+//! **Servers that share a store** know each other's leases: a UUID is the id of a claim. Places are each server's own, for the
+//! protocol has no id by which one could be known elsewhere: a waiter that comes to another server begins there anew.
+//!
 //! Only POST is answered: it is all that the clients send, and what a page in a browser can do by a link or an image is not it.
 
 use std::{
@@ -93,14 +96,11 @@ type Of = Option<Path<String>>;
 struct Lockgate {
     spaces: Arc<Spaces>,
     places: Mutex<Places>,
-    /// As whom they speak for their claims. A secret, for whoever knows it could hear of their claims.
-    client: ClaimId,
 }
 
 /// The routes of lockgate and werf.
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(spaces: &Arc<Spaces>) -> Router<S> {
-    let client = ClaimId::from_u128(Native.random());
-    let lockgate = Lockgate { spaces: spaces.clone(), places: Mutex::default(), client };
+    let lockgate = Lockgate { spaces: spaces.clone(), places: Mutex::default() };
     Router::new()
         .route("/acquire", post(acquire))
         .route("/renew-lease", post(renew_lease))
@@ -181,9 +181,9 @@ impl Lockgate {
         let queued = Notify::new();
         let queues = |_| queued.notify_one();
         let asking = view.acquire(&ask, &queues);
-        // In line it can be held open; until it is there, nobody knows the answer.
+        // In line it can be held open; until it is there, nobody knows the answer, unless the store has none.
         let not_yet = async {
-            queued.notified().await;
+            let _ = tokio::time::timeout(parked::ANSWERS_WITHIN, queued.notified()).await;
             if !turn.hold.is_zero() {
                 tokio::time::sleep(turn.hold).await;
             }
@@ -205,6 +205,11 @@ impl Lockgate {
                 Ok(Some(Given::new(view, Claim { name: key.name.clone(), id: turn.claim })))
             }
             Ok(None) => {
+                speaking.answered();
+                Ok(None)
+            }
+            // The store of the locks is away for a moment; any other answer, and the client gives up.
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
                 speaking.answered();
                 Ok(None)
             }
@@ -298,10 +303,8 @@ impl Lockgate {
     }
 
     fn view(&self, of: &Of) -> Result<Arc<dyn Backend>> {
-        let view = self.spaces.get(namespace(of))?.client(Some(self.client));
-        // The protocol has no way to tell news; kept, they would pile up.
-        let _ = futures_util::FutureExt::now_or_never(view.hear());
-        Ok(view)
+        // The protocol has no way to tell news.
+        self.spaces.get(namespace(of))?.client(None)
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -339,5 +342,6 @@ fn ask(key: &Key, claim_id: ClaimId) -> Ask {
         entry: windlass::ask::Entry::Queue,
         ttl: DEFAULT_TTL,
         owner: Arc::new(Owner { owner, ..Owner::default() }),
+        keep: Duration::ZERO,
     }
 }

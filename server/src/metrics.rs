@@ -22,7 +22,7 @@ use axum::{
 use windlass::{
     ErrorKind,
     protocol::kind_text,
-    table::{RANGES_MS, REASONS, Times},
+    table::{RANGES_MS, REASONS, Tally, Times},
 };
 
 use crate::{limits::Connections, routes::of_this_moment, spaces::Spaces, who::Who};
@@ -89,34 +89,39 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(meter: Meter) -> Router<S
 }
 
 async fn metrics(State(meter): State<Meter>, _: Who) -> impl IntoResponse {
-    of_this_moment(([(header::CONTENT_TYPE, FORMAT)], meter.text()))
+    of_this_moment(([(header::CONTENT_TYPE, FORMAT)], meter.text().await))
 }
 
 impl Meter {
-    fn text(&self) -> String {
+    async fn text(&self) -> String {
         let counted = self.spaces.counted();
-        let tally = counted.tally;
-        let grace = self.spaces.grace_left().unwrap_or_default();
+        let ready = self.spaces.ready().await.is_ok();
         let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
-        let lost = REASONS.iter().map(|reason| format!("reason=\"{reason}\"")).zip(tally.lost);
 
         let mut text = Text(String::with_capacity(8 * 1024));
         text.gauge("build_info", "The version of the server.", [(version, 1)]);
-        text.gauge(
-            "ready",
-            "Whether the server grants locks now.",
-            one(u8::from(self.spaces.ready().is_ok())),
-        );
+        text.gauge("ready", "Whether the server grants locks now.", one(u8::from(ready)));
+        text.gauge("namespaces", "Namespaces.", one(counted.namespaces));
+        text.gauge("clients", "Clients heard of within a minute.", one(counted.clients));
+        text.gauge("connections", "Connections.", one(self.connections.count()));
+        text.counter("refusals_total", "Requests that were refused.", self.refusals.each());
+        if let Some((locks, tally)) = counted.locks {
+            self.locks(&mut text, locks, &tally);
+        }
+        text.0
+    }
+
+    /// What only a server can count that has its locks to itself.
+    fn locks(&self, text: &mut Text, locks: usize, tally: &Tally) {
+        let grace = self.spaces.grace_left().unwrap_or_default();
+        let lost = REASONS.iter().map(|reason| format!("reason=\"{reason}\"")).zip(tally.lost);
         text.gauge("epoch", "How many servers there were in this data directory.", one(self.spaces.epoch));
         text.gauge(
             "grace_seconds",
             "For how long nothing new is granted, after an abrupt end.",
             one(grace.as_secs_f64()),
         );
-        text.gauge("namespaces", "Namespaces.", one(counted.namespaces));
-        text.gauge("clients", "Clients heard of within a minute.", one(counted.clients));
-        text.gauge("connections", "Connections.", one(self.connections.count()));
-        text.gauge("locks_held", "Locks that somebody holds.", one(counted.locks));
+        text.gauge("locks_held", "Locks that somebody holds.", one(locks));
         text.gauge("holders", "Claims that hold a lock.", one(tally.holding));
         text.gauge("waiters", "Claims that wait.", one(tally.waiting));
         text.counter(
@@ -127,10 +132,8 @@ impl Meter {
         text.counter("releases_total", "Claims that their holders released.", one(tally.released));
         text.counter("losses_total", "Claims that were lost, by reason.", lost);
         text.counter("given_up_total", "Claims that left the queue without a grant.", one(tally.gave_up));
-        text.counter("refusals_total", "Requests that were refused.", self.refusals.each());
         text.histogram("wait_seconds", "How long granted claims had waited.", &tally.waited);
         text.histogram("hold_seconds", "How long claims held that hold no longer.", &tally.held);
-        text.0
     }
 }
 

@@ -17,7 +17,8 @@ use windlass::{Result, Status};
 
 use crate::{
     events::{self, Known},
-    spaces::{Space, Spaces},
+    space::Space,
+    spaces::Spaces,
     who::Who,
 };
 
@@ -96,13 +97,13 @@ impl Overview {
             let (mut watched, is_new) = match before.remove(&space.name) {
                 Some(watched) if is_same(&watched) => (watched, false),
                 earlier => {
-                    let hints = space.client(None).changes("").await?;
+                    let hints = space.client(None)?.changes("").await?;
                     let known = earlier.map(|earlier| earlier.known).unwrap_or_default();
                     (Watched { space: Arc::downgrade(&space), hints, known }, true)
                 }
             };
             if is_new || watched.hints.next().now_or_never().is_some() {
-                let mut locks = space.client(None).inspect("").await?;
+                let mut locks = space.client(None)?.inspect("").await?;
                 locks.retain(|lock| self.who.may_see(&space.name, &lock.name));
                 for lock in watched.known.changed(locks) {
                     self.write(&space.name, &lock, &mut text);

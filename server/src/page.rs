@@ -1,5 +1,6 @@
 //! The page at `/`: who holds and who waits, in a browser. It is part of the program, and asks the server by the same protocol
-//! as everybody.
+//! as everybody. It does without the npm package: it has one stream to read and one question to ask, for which it would carry a
+//! hundred kilobytes, and its policy would have to let WebAssembly in.
 
 use std::sync::LazyLock;
 

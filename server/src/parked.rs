@@ -1,66 +1,176 @@
 //! Requests that are held open until a claim is granted.
 //!
 //! A claim that waits is spoken for by its request. When the request ends without a grant, because its time is over or its
-//! connection broke, the claim keeps its place for [`GRACE`] (rule R16): whoever asks again by its id in time goes on where
-//! it was, on whatever connection; otherwise the claim is released, and a grant that came meanwhile with it.
+//! connection broke, the claim keeps its place for [`GRACE`] (rule R16), or for longer if it was asked for so: whoever asks
+//! again by its id in time goes on where it was, on whatever connection; otherwise it leaves ([`Space::leave`]), and a
+//! grant that came meanwhile with it, unless its TTL has ended that before.
+//!
+//! The time for which a request may be held open begins when its claim stands in line: locks in memory say so at once, a
+//! store has to be asked first.
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use windlass::{Backend, ClaimId, Result, ask::Claim};
+use tokio::sync::{Notify, oneshot};
+use windlass::{Backend, ClaimId, Error, ErrorKind, Result, Waiting, ask::Claim, protocol::Terms};
 
-use crate::{
-    limits::TooMany,
-    spaces::{Space, Spaces},
-};
+use crate::{limits::TooMany, space::Space, spaces::Spaces};
 
 /// How long a claim keeps its place that nobody speaks for.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
+/// How long a store may take to answer what needs no waiting: a bit less than clients wait for that.
+pub(crate) const ANSWERS_WITHIN: Duration = Duration::from_secs(4);
 
-/// The claims that nobody speaks for just now, each with the number of its leaving.
+/// Whom a claim waits for, as last heard.
+#[derive(Clone, Default)]
+pub(crate) struct Line(Arc<Inner>);
+
 #[derive(Default)]
-pub(crate) struct Leaving {
-    claims: Mutex<HashMap<ClaimId, u64>>,
-    next: AtomicU64,
+struct Inner {
+    /// `None`: it does not stand in line yet.
+    heard: Mutex<Option<Waiting>>,
+    entered: Notify,
 }
 
-impl Leaving {
-    /// Somebody speaks for these again.
-    fn stays(&self, claims: &[Claim]) {
-        let mut leaving = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        if !leaving.is_empty() {
+impl Line {
+    /// What hears it.
+    pub(crate) fn hear(self) -> impl Fn(Waiting) + Send + Sync {
+        move |waiting| {
+            *self.heard() = Some(waiting);
+            self.0.entered.notify_one();
+        }
+    }
+
+    pub(crate) fn last(&self) -> Waiting {
+        self.heard().clone().unwrap_or_default()
+    }
+
+    fn is_entered(&self) -> bool {
+        self.heard().is_some()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The longest that a request is held open, and the default.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How long to wait for a claim.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    /// The request may be held open for so long.
+    pub(crate) wait: Duration,
+    /// Once nobody speaks for it, the claim keeps its place for so long.
+    pub(crate) keep: Duration,
+}
+
+impl Patience {
+    pub(crate) fn of(terms: &Terms) -> Self {
+        let keep = Duration::from_millis(terms.keep_ms.unwrap_or(0)).max(GRACE);
+        Self { wait: held_open_for(terms.wait_ms), keep }
+    }
+}
+
+/// For how long a request may be held open.
+pub(crate) fn held_open_for(wait_ms: Option<u64>) -> Duration {
+    wait_ms.map_or(LONGEST_WAIT, Duration::from_millis).min(LONGEST_WAIT)
+}
+
+/// The claims that wait: who speaks for them.
+#[derive(Default)]
+pub(crate) struct Waiters(Mutex<HashMap<ClaimId, Spoken>>);
+
+enum Spoken {
+    /// So many requests are held open for it: one that broke off may be seen to have done so long after the next one came.
+    By(u32),
+    /// Nobody. It leaves with these.
+    Leaves(Arc<Together>),
+}
+
+/// Claims that leave together. Its end is heard by the task that waits until they are gone: none of them is left.
+type Together = oneshot::Sender<()>;
+
+impl Waiters {
+    /// Somebody speaks for these again, has released or renewed them: they do not leave.
+    pub(crate) fn stay<'a>(&self, claims: impl IntoIterator<Item = &'a Claim>) {
+        let mut waiters = self.lock();
+        if !waiters.is_empty() {
             for claim in claims {
-                leaving.remove(&claim.id);
+                if let Some(Spoken::Leaves(_)) = waiters.get(&claim.id) {
+                    waiters.remove(&claim.id);
+                }
             }
         }
     }
 
-    fn leaves(&self, claims: &[Claim]) -> u64 {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut leaving = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        leaving.extend(claims.iter().map(|claim| (claim.id, number)));
-        number
+    fn enter(&self, claims: &[Claim]) {
+        let mut waiters = self.lock();
+        for claim in claims {
+            let by = match waiters.get(&claim.id) {
+                Some(Spoken::By(others)) => others + 1,
+                _ => 1,
+            };
+            waiters.insert(claim.id, Spoken::By(by));
+        }
     }
 
-    /// Those that nobody has spoken for since.
-    fn gone(&self, mut gone: Vec<Claim>, number: u64) -> Vec<Claim> {
-        let mut leaving = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.retain(|claim| leaving.get(&claim.id) == Some(&number));
+    /// These have what they waited for, or are refused.
+    fn end(&self, claims: &[Claim]) {
+        let mut waiters = self.lock();
+        for claim in claims {
+            match waiters.get_mut(&claim.id) {
+                Some(Spoken::By(1)) => drop(waiters.remove(&claim.id)),
+                Some(Spoken::By(others)) => *others -= 1,
+                _ => {}
+            }
+        }
+        give_back_room(&mut waiters);
+    }
+
+    /// One request less speaks for these.
+    fn leave(&self, claims: &[Claim]) -> (Weak<Together>, oneshot::Receiver<()>) {
+        let (together, none_is_left) = oneshot::channel();
+        let together = Arc::new(together);
+        let mut waiters = self.lock();
+        for claim in claims {
+            match waiters.get_mut(&claim.id) {
+                Some(Spoken::By(others)) if *others > 1 => *others -= 1,
+                Some(last) => *last = Spoken::Leaves(together.clone()),
+                None => {}
+            }
+        }
+        (Arc::downgrade(&together), none_is_left)
+    }
+
+    /// Those of them that nobody has spoken for since.
+    fn gone(&self, mut gone: Vec<Claim>, together: &Weak<Together>) -> Vec<Claim> {
+        let mut waiters = self.lock();
+        gone.retain(|claim| match waiters.get(&claim.id) {
+            Some(Spoken::Leaves(with)) => Arc::as_ptr(with) == together.as_ptr(),
+            _ => false,
+        });
         for claim in &gone {
-            leaving.remove(&claim.id);
+            waiters.remove(&claim.id);
         }
-        // Room for a crowd that has gone.
-        if leaving.capacity() > 1024 && leaving.len() < leaving.capacity() / 8 {
-            leaving.shrink_to_fit();
-        }
+        give_back_room(&mut waiters);
         gone
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClaimId, Spoken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room for a crowd that has gone.
+fn give_back_room(waiters: &mut HashMap<ClaimId, Spoken>) {
+    if waiters.capacity() > 1024 && waiters.len() < waiters.capacity() / 8 {
+        waiters.shrink_to_fit();
     }
 }
 
@@ -74,21 +184,40 @@ pub(crate) enum Waited<T> {
     Refused(TooMany),
 }
 
-/// Waits for `work`, which asks for these claims, for at most `wait`, and only if `admit` has no objection.
+/// What is asked of the locks.
+pub(crate) struct Question<T> {
+    pub(crate) view: Arc<dyn Backend>,
+    pub(crate) claims: Vec<Claim>,
+    pub(crate) work: BoxFuture<'static, Result<T>>,
+    /// Where the work tells for whom it waits.
+    pub(crate) line: Line,
+}
+
+/// Waits for the answer, once the claims stand in line with this patience, and only if `admit` has no objection.
 pub(crate) async fn wait<T: Send + 'static>(
     spaces: &Arc<Spaces>,
     space: &Arc<Space>,
-    view: Arc<dyn Backend>,
-    claims: Vec<Claim>,
-    wait: Duration,
-    work: BoxFuture<'static, Result<T>>,
+    question: Question<T>,
+    patience: Patience,
     admit: impl FnOnce() -> Result<(), TooMany>,
 ) -> Waited<T> {
-    space.leaving.stays(&claims);
-    let mut parked = Parked { space: space.clone(), view, claims, work: Some(work) };
+    let Question { view, claims, work, line } = question;
+    space.waiters.stay(&claims);
+    let keep = patience.keep;
+    let mut parked = Parked { space: space.clone(), view, claims, keep, work: Some(work), entered: false };
     // What can be had at once needs no timer.
     if let Some(outcome) = parked.poll_once() {
         return Waited::Over(outcome);
+    }
+    parked.enter();
+    if !line.is_entered() {
+        tokio::select! {
+            biased;
+            outcome = parked.over() => return Waited::Over(outcome),
+            () = line.0.entered.notified() => {}
+            () = tokio::time::sleep(ANSWERS_WITHIN) => return Waited::Over(Err(no_answer())),
+            () = spaces.stopping() => return Waited::NotYet,
+        }
     }
     if let Err(too_many) = admit() {
         return parked.withdraw(too_many).await;
@@ -96,18 +225,24 @@ pub(crate) async fn wait<T: Send + 'static>(
     tokio::select! {
         biased;
         outcome = parked.over() => Waited::Over(outcome),
-        () = tokio::time::sleep(wait) => Waited::NotYet,
+        () = tokio::time::sleep(patience.wait) => Waited::NotYet,
         () = spaces.stopping() => Waited::NotYet,
     }
 }
 
-/// A claim that is asked for; dropped before the answer, it leaves after the grace.
+fn no_answer() -> Error {
+    Error::new(ErrorKind::Unavailable, "the store of the locks does not answer")
+}
+
+/// A claim that is asked for; dropped before the answer, it leaves after its time.
 struct Parked<T: Send + 'static> {
     space: Arc<Space>,
     view: Arc<dyn Backend>,
     claims: Vec<Claim>,
+    keep: Duration,
     /// `None` once it is over.
     work: Option<BoxFuture<'static, Result<T>>>,
+    entered: bool,
 }
 
 impl<T: Send + 'static> Parked<T> {
@@ -115,6 +250,11 @@ impl<T: Send + 'static> Parked<T> {
         let outcome = self.work.as_mut()?.now_or_never()?;
         self.work = None;
         Some(outcome)
+    }
+
+    fn enter(&mut self) {
+        self.space.waiters.enter(&self.claims);
+        self.entered = true;
     }
 
     /// Leaves at once: whoever is refused keeps no place, not even for the grace.
@@ -139,16 +279,23 @@ impl<T: Send + 'static> Parked<T> {
 
 impl<T: Send + 'static> Drop for Parked<T> {
     fn drop(&mut self) {
-        let Some(work) = self.work.take() else { return };
+        if !self.entered {
+            return;
+        }
+        let Some(work) = self.work.take() else { return self.space.waiters.end(&self.claims) };
         let (space, view, claims) = (self.space.clone(), self.view.clone(), std::mem::take(&mut self.claims));
-        let number = space.leaving.leaves(&claims);
+        let (together, none_is_left) = space.waiters.leave(&claims);
+        let keep = self.keep;
         let leave = async move {
             // The place in the queue is the claim's and not this future's.
             drop(work);
-            tokio::time::sleep(GRACE).await;
-            let gone = space.leaving.gone(claims, number);
+            // Those who come back again and again leave no crowd of sleepers behind.
+            if tokio::time::timeout(keep, none_is_left).await.is_ok() {
+                return;
+            }
+            let gone = space.waiters.gone(claims, &together);
             if !gone.is_empty() {
-                give_back(view.as_ref(), &gone).await;
+                space.leave(&view, &gone).await;
             }
         };
         spawn(leave);

@@ -1,27 +1,26 @@
 //! The server's own protocol: each route reads a question, asks the namespace's backend, and writes the answer.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State},
-    http::header,
+    http::{HeaderValue, header},
+    middleware::map_response,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::FutureExt;
 use windlass::{
-    Backend, MAX_TTL, MIN_TTL, Owner, Result, Waiting,
-    ask::{Ask, Claim},
+    MAX_TTL, MIN_TTL, Owner, Result, Waiting,
+    ask::{Ask, Claim, Term},
     protocol::{
-        Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Happening, Locks, News,
-        Problem, Release, Renew, Renewal, Renewed, Terms, millis,
+        Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Happening, Locks, MISSING,
+        News, Problem, Release, Renew, Renewal, Renewed, Terms, millis,
     },
     table::Kept,
+    time::Moment,
 };
 
 use crate::{
@@ -29,19 +28,32 @@ use crate::{
     events,
     metrics::{self, Meter},
     overview, page,
-    parked::{self, Waited},
-    spaces::{Space, Spaces},
+    parked::{self, Line, Question, Waited, held_open_for},
+    space::Space,
+    spaces::Spaces,
+    terms,
     who::{Asking, Who},
 };
 
-/// The longest that a request is held open, and the default.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The most claims in one question.
 const MOST_CLAIMS: usize = 10_000;
 
 type Here = State<Arc<Spaces>>;
 
 pub(crate) fn router(spaces: Arc<Spaces>, meter: Meter) -> Router {
+    // What a store cannot do its clients hear with each answer, and need not ask for it.
+    let missing = spaces.promises().missing();
+    let router = routes(spaces, meter);
+    match HeaderValue::try_from(&missing) {
+        Ok(missing) if !missing.is_empty() => router.layer(map_response(move |mut response: Response| {
+            response.headers_mut().insert(MISSING, missing.clone());
+            ready(response)
+        })),
+        _ => router,
+    }
+}
+
+fn routes(spaces: Arc<Spaces>, meter: Meter) -> Router {
     Router::new()
         .route("/v1/{namespace}/acquire", post(acquire))
         .route("/v1/{namespace}/acquire-all", post(acquire_all))
@@ -54,7 +66,7 @@ pub(crate) fn router(spaces: Arc<Spaces>, meter: Meter) -> Router {
         .route("/v1", get(namespaces))
         .route("/v1/events", get(watch_all))
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
+        .route("/readyz", get(is_ready))
         .route("/openapi.json", get(openapi))
         .merge(crate::lockgate::router(&spaces))
         .merge(page::router())
@@ -72,14 +84,13 @@ async fn acquire(State(spaces): Here, Namespace(namespace): Namespace, who: Who,
     let space = spaces.get(&namespace)?;
     check(&terms, 1)?;
     spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
-    let (view, ask) = (space.client(terms.client), terms.ask(claim));
+    let (view, ask, line) = (space.client(terms.client)?, terms.ask(claim), Line::default());
     let asked = ask.claim();
-    let claims = vec![asked.clone()];
-    let work = |view: Arc<dyn Backend>, seen: Seen| {
-        async move { Ok(view.acquire(&ask, &seen.see()).await?.map(|grant| vec![grant])) }.boxed()
-    };
-    held_open(&spaces, &space, view, claims, asking, work, |grants| told(&spaces, &space, &asked, &grants[0]))
-        .await
+    let (asks, hears) = (view.clone(), line.clone());
+    let work = async move { Ok(asks.acquire(&ask, &hears.hear()).await?.map(|grant| vec![grant])) }.boxed();
+    let question = Question { view, claims: vec![asked.clone()], work, line };
+    let told = |begun, grants: &[_]| told(&spaces, &space, &asked, &grants[0], begun);
+    held_open(&spaces, &space, question, asking, told).await
 }
 
 async fn acquire_all(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
@@ -88,7 +99,7 @@ async fn acquire_all(State(spaces): Here, Namespace(namespace): Namespace, who: 
     let space = spaces.get(&namespace)?;
     check(&terms, claims.len())?;
     spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
-    let view = space.client(terms.client);
+    let (view, line) = (space.client(terms.client)?, Line::default());
     let mut asks: Vec<Ask> = claims.iter().map(|claim| terms.ask(claim.clone())).collect();
     // One order for all who ask: nobody waits for somebody who waits for them.
     asks.sort_by(|a, b| a.name.cmp(&b.name));
@@ -96,30 +107,30 @@ async fn acquire_all(State(spaces): Here, Namespace(namespace): Namespace, who: 
         return Err(invalid("the same name twice: name each lock once").into());
     }
     let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
-    let order = claims.clone();
-    let work = |view: Arc<dyn Backend>, seen: Seen| {
-        async move {
-            let Some(grants) = view.acquire_all(&asks, &seen.see()).await? else { return Ok(None) };
-            let grant_of = |claim: &Claim| asks.iter().position(|ask| ask.claim_id == claim.id);
-            Ok(Some(order.iter().filter_map(grant_of).map(|place| grants[place].clone()).collect()))
-        }
-        .boxed()
+    let (order, asked) = (claims.clone(), claims.clone());
+    let (by, hears) = (view.clone(), line.clone());
+    let work = async move {
+        let Some(grants) = by.acquire_all(&asks, &hears.hear()).await? else { return Ok(None) };
+        let grant_of = |claim: &Claim| asks.iter().position(|ask| ask.claim_id == claim.id);
+        Ok(Some(order.iter().filter_map(grant_of).map(|place| grants[place].clone()).collect()))
     };
-    let asked = claims.clone();
-    let all = |grants: &[windlass::ask::Grant]| {
+    let question = Question { view, claims, work: work.boxed(), line };
+    let all = |begun, grants: &[_]| {
         let each = asked.iter().zip(grants);
-        each.map(|(claim, grant)| told(&spaces, &space, claim, grant)).collect::<Vec<_>>()
+        each.map(|(claim, grant)| told(&spaces, &space, claim, grant, begun)).collect::<Vec<_>>()
     };
-    held_open(&spaces, &space, view, claims, asking, work, all).await
+    held_open(&spaces, &space, question, asking, all).await
 }
 
 async fn change(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
-    let Change { claim, to, wait_ms } = question(&body)?;
+    let begun = spaces.now();
+    let Change { client, claim, to, wait_ms } = question(&body)?;
     who.changes(&namespace, &claim.name, to)?;
     let space = spaces.get(&namespace)?;
-    let view = space.client(None);
+    let view = space.client(client)?;
     let claim = Claim::from(claim);
     let changing = view.change(&claim, to);
+    let wait = held_open_for(wait_ms).max(space.answers_within());
     tokio::select! {
         biased;
         grant = changing => {
@@ -129,14 +140,15 @@ async fn change(State(spaces): Here, Namespace(namespace): Namespace, who: Who, 
                 parked::give_back(view.as_ref(), std::slice::from_ref(&claim)).await;
                 return Err(refusal);
             }
-            answer(&Acquired::Granted { grant: told(&spaces, &space, &claim, &grant), held_ms: 0 })
+            answer(&Acquired::Granted { grant: told(&spaces, &space, &claim, &grant, begun), held_ms: 0 })
         }
-        () = tokio::time::sleep(wait(wait_ms)) => answer(&Acquired::<Grant>::Waiting(Waiting::default())),
+        () = tokio::time::sleep(wait) => answer(&Acquired::<Grant>::Waiting(Waiting::default())),
         () = spaces.stopping() => answer(&Acquired::<Grant>::Waiting(Waiting::default())),
     }
 }
 
 async fn renew(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
+    let begun = spaces.now();
     let Renew { client, claims, park_ms, proven } = question(&body)?;
     who.renews(&namespace, claims.iter().map(|claim| &claim.name))?;
     who.renews(&namespace, proven.iter().map(|proven| &proven.kept.name))?;
@@ -145,39 +157,53 @@ async fn renew(State(spaces): Here, Namespace(namespace): Namespace, who: Who, b
     if claims.len() > MOST_CLAIMS {
         return Err(invalid("too many claims in one question: 10,000 at the most").into());
     }
-    let view = space.client(client);
+    let view = space.client(client)?;
     let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
     let renewals = view.renew(&claims).await?;
-    let all_held = renewals.iter().all(|renewal| matches!(renewal, windlass::ask::Renewal::Renewed(_)));
+    let renewed = claims.iter().zip(&renewals);
+    space.waiters.stay(renewed.filter(|(_, renewal)| is_held(renewal)).map(|(claim, _)| claim));
+    let all_held = renewals.iter().all(is_held);
     let prove = !all_held && proven.is_empty() && spaces.grace_left().is_some();
-    let told = |renewals: Vec<windlass::ask::Renewal>, news, held| {
+    let told = |renewals: Vec<windlass::ask::Renewal>, news| {
         who.has_renewed(&namespace, &claims, &renewals);
+        let held = terms::held(begun, renewals.iter().filter_map(term));
         let renewals = claims.iter().zip(renewals);
         let renewals =
-            renewals.map(|(claim, renewal)| renewal_told(&spaces, &space, claim, renewal)).collect();
+            renewals.map(|(claim, renewal)| renewal_told(&spaces, &space, claim, renewal, begun)).collect();
         answer(&Renewed { held_ms: millis(held), claims: renewals, news: news_told(news), prove })
     };
-    let Some(park) = park_ms else { return told(renewals, Vec::new(), Duration::ZERO) };
     if !all_held {
         // The news say why.
         let news = view.hear().now_or_never().transpose()?.unwrap_or_default();
-        return told(renewals, news, Duration::ZERO);
+        return told(renewals, news);
     }
-    let parked = tokio::time::Instant::now();
+    let Some(park) = park_ms else { return told(renewals, Vec::new()) };
     let news = tokio::select! {
         biased;
         news = view.hear() => news?,
-        () = tokio::time::sleep(wait(Some(park))) => Vec::new(),
+        () = tokio::time::sleep(held_open_for(Some(park))) => Vec::new(),
         () = spaces.stopping() => Vec::new(),
     };
-    let held = parked.elapsed();
     who.still()?;
-    told(view.renew(&claims).await?, news, held)
+    // By the view of now: the one that heard may have been given up meanwhile.
+    told(space.client(client)?.renew(&claims).await?, news)
+}
+
+fn term(renewal: &windlass::ask::Renewal) -> Option<Term> {
+    match renewal {
+        windlass::ask::Renewal::Renewed(grant) => grant.lease,
+        _ => None,
+    }
+}
+
+fn is_held(renewal: &windlass::ask::Renewal) -> bool {
+    matches!(renewal, windlass::ask::Renewal::Renewed(_))
 }
 
 /// A grant as its client is told, with what shows a later server that it was granted.
-fn told(spaces: &Spaces, space: &Space, claim: &Claim, grant: &windlass::ask::Grant) -> Grant {
-    let told = Grant::from(grant);
+fn told(spaces: &Spaces, space: &Space, claim: &Claim, grant: &windlass::ask::Grant, begun: Moment) -> Grant {
+    let ttl_ms = grant.lease.map(|term| millis(terms::ttl(begun, term)));
+    let told = Grant { ttl_ms, ..Grant::from(grant) };
     let kept = Kept {
         name: claim.name.clone(),
         claim: claim.id,
@@ -190,9 +216,15 @@ fn told(spaces: &Spaces, space: &Space, claim: &Claim, grant: &windlass::ask::Gr
     Grant { proof: spaces.proof(space, &kept), ..told }
 }
 
-fn renewal_told(spaces: &Spaces, space: &Space, claim: &Claim, renewal: windlass::ask::Renewal) -> Renewal {
+fn renewal_told(
+    spaces: &Spaces,
+    space: &Space,
+    claim: &Claim,
+    renewal: windlass::ask::Renewal,
+    begun: Moment,
+) -> Renewal {
     match renewal {
-        windlass::ask::Renewal::Renewed(grant) => Renewal::Held(told(spaces, space, claim, &grant)),
+        windlass::ask::Renewal::Renewed(grant) => Renewal::Held(told(spaces, space, claim, &grant, begun)),
         windlass::ask::Renewal::Lost(reason) => Renewal::Lost { reason },
         windlass::ask::Renewal::NotHeld => Renewal::NotHeld,
         windlass::ask::Renewal::Unknown(error) => Renewal::Unknown(Problem::of(&error)),
@@ -213,10 +245,12 @@ fn news_told(news: Vec<windlass::ask::News>) -> Vec<News> {
 }
 
 async fn release(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
-    let Release { claims } = question(&body)?;
+    let Release { client, claims } = question(&body)?;
     who.releases(&namespace)?;
     let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
-    spaces.get(&namespace)?.client(None).release(&claims).await?;
+    let space = spaces.get(&namespace)?;
+    space.client(client)?.release(&claims).await?;
+    space.waiters.stay(&claims);
     who.has_released(&namespace, &claims);
     spaces.not_sealed()?;
     answer(&serde_json::json!({}))
@@ -231,7 +265,7 @@ async fn force_release(
     let asked: ForceRelease = question(&body)?;
     let ForceRelease { ref name, fencing_token } = asked;
     who.forces(&namespace, name)?;
-    let taken_from = spaces.get(&namespace)?.client(None).force_release(name, fencing_token).await?;
+    let taken_from = spaces.get(&namespace)?.client(None)?.force_release(name, fencing_token).await?;
     who.has_forced(&namespace, &asked, &taken_from);
     tracing::warn!(namespace, lock = %name, holders = taken_from.len(), "freed by force");
     answer(&ForceReleased { taken_from })
@@ -244,7 +278,7 @@ async fn locks(
     who: Who,
 ) -> Answer {
     who.sees(&namespace)?;
-    let mut locks = spaces.get(&namespace)?.client(None).inspect(&prefix).await?;
+    let mut locks = spaces.get(&namespace)?.client(None)?.inspect(&prefix).await?;
     locks.retain(|lock| who.may_see(&namespace, &lock.name));
     answer(&Locks { locks })
 }
@@ -265,8 +299,8 @@ async fn watch_all(State(spaces): Here, who: Who) -> Response {
 }
 
 /// Whether this server grants locks now; for whoever decides where requests go.
-async fn ready(State(spaces): Here) -> Result<Response, crate::answer::Refusal> {
-    spaces.ready()?;
+async fn is_ready(State(spaces): Here) -> Result<Response, crate::answer::Refusal> {
+    spaces.ready().await?;
     Ok(of_this_moment("ok\n"))
 }
 
@@ -294,49 +328,28 @@ async fn other_method() -> Response {
     crate::answer::refuse(&problem)
 }
 
-/// Who was waited for, as last heard.
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Waiting>>);
-
-impl Seen {
-    fn see(self) -> impl Fn(Waiting) + Send + Sync {
-        move |waiting| *self.0.lock().unwrap_or_else(PoisonError::into_inner) = waiting
-    }
-
-    fn last(&self) -> Waiting {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// Answers an acquire: once it is granted, or when its time is over.
 async fn held_open<G: serde::Serialize>(
     spaces: &Arc<Spaces>,
     space: &Arc<Space>,
-    view: Arc<dyn Backend>,
-    claims: Vec<Claim>,
+    question: Question<Option<Vec<windlass::ask::Grant>>>,
     asking: Asking,
-    work: impl FnOnce(Arc<dyn Backend>, Seen) -> BoxFuture<'static, Result<Option<Vec<windlass::ask::Grant>>>>,
-    told: impl FnOnce(&[windlass::ask::Grant]) -> G,
+    told: impl FnOnce(Moment, &[windlass::ask::Grant]) -> G,
 ) -> Answer {
     let begun = spaces.now();
-    let seen = Seen::default();
-    let work = work(view.clone(), seen.clone());
-    let wait = wait(asking.wait_ms);
-    let (back, claimed) = (view.clone(), claims.clone());
-    match parked::wait(spaces, space, view, claims, wait, work, || asking.waits()).await {
+    let (view, claims, line) = (question.view.clone(), question.claims.clone(), question.line.clone());
+    let patience = asking.patience;
+    match parked::wait(spaces, space, question, patience, || asking.waits()).await {
         Waited::Over(Ok(Some(grants))) => {
             spaces.not_sealed()?;
             if let Err(refusal) = asking.still() {
-                parked::give_back(back.as_ref(), &claimed).await;
+                parked::give_back(view.as_ref(), &claims).await;
                 asking.ends();
                 return Err(refusal);
             }
-            // Until the terms began, and not until now: between the two this server may have stood still.
-            let began =
-                grants.iter().filter_map(|grant| grant.lease).map(|term| term.counted_from.boot).min();
-            let held = began.map_or(Duration::ZERO, |began| began.saturating_sub(begun.boot));
+            let held = terms::held(begun, grants.iter().filter_map(|grant| grant.lease));
             asking.was_granted(&grants);
-            answer(&Acquired::Granted { grant: told(&grants), held_ms: millis(held) })
+            answer(&Acquired::Granted { grant: told(begun, &grants), held_ms: millis(held) })
         }
         Waited::Over(Ok(None)) => {
             asking.ends();
@@ -347,18 +360,17 @@ async fn held_open<G: serde::Serialize>(
             asking.ends();
             Err(too_many.into())
         }
-        Waited::NotYet => answer(&Acquired::<G>::Waiting(asking.is_told(seen.last()))),
+        Waited::NotYet => answer(&Acquired::<G>::Waiting(asking.is_told(line.last()))),
     }
-}
-
-fn wait(wait_ms: Option<u64>) -> Duration {
-    wait_ms.map_or(LONGEST_WAIT, Duration::from_millis).min(LONGEST_WAIT)
 }
 
 fn check(terms: &Terms, claims: usize) -> Result<()> {
     let ttl = Duration::from_millis(terms.ttl_ms);
     if ttl < MIN_TTL || ttl > MAX_TTL {
         return Err(invalid("ttl_ms is out of range: 1000 to 3600000"));
+    }
+    if terms.keep_ms.is_some_and(|keep| Duration::from_millis(keep) > MAX_TTL) {
+        return Err(invalid("keep_ms is out of range: 3600000 at the most"));
     }
     if claims == 0 || claims > MOST_CLAIMS {
         return Err(invalid("name 1 to 10,000 claims"));

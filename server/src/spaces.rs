@@ -1,12 +1,8 @@
-//! The namespaces of a server, and its clients in them.
-//!
-//! A client is whoever says so by an id of its own. The server keeps for it only what it takes to tell it news: a view of the
-//! locks ([`Backend`]). One of which nothing was heard for a while is forgotten; what it holds runs out by its TTL.
+//! The namespaces of a server; what may be granted now.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -16,30 +12,25 @@ use std::{
 
 use tokio::sync::Notify;
 use windlass::{
-    Backend, ClaimId, Error, ErrorKind, Result,
-    backend::MemoryStore,
+    Error, ErrorKind, Name, Result,
+    backend::{Capabilities, MemoryStore},
     protocol::Proven,
-    rt::{Native, Runtime},
+    rt::Runtime,
     table::{Kept, Rules, Tally},
     time::Moment,
 };
 
 use crate::{
-    durable::{Durable, Found},
-    parked::Leaving,
+    durable::Durable,
+    elsewhere,
+    space::{FORGET_AFTER, Locks, Space},
+    store::{Shared, Store},
 };
 
 /// How long the ids of claims that are over are remembered: longer than any request can be under way (rule R12).
 const REMEMBER: Duration = Duration::from_secs(120);
-/// After how long without a request a client is forgotten, and a namespace in which nothing is held.
-const FORGET_AFTER: Duration = Duration::from_secs(600);
-/// Who was heard of no longer ago counts as a client: the longest pause between two renewals is a third of the longest TTL,
-/// but those are rare.
-const HEARD_OF_LATELY: Duration = Duration::from_secs(60);
 /// How often it is looked for such a namespace.
 const FORGET_EVERY: Duration = Duration::from_secs(1);
-/// How many clients there may be before the server looks whom it can forget.
-const LOOK_AT: usize = 64;
 /// How long a waiter's place is kept after a restart.
 const WAITERS_COME_BACK: Duration = Duration::from_secs(10);
 /// Far less than it takes to use up half of what is reserved.
@@ -47,50 +38,14 @@ const LOOK_AT_TOKENS: Duration = Duration::from_secs(1);
 /// The longest name of a namespace.
 const LONGEST_NAMESPACE: usize = 128;
 
-/// Where a server keeps its locks: in memory, and what it takes to be safe over a restart in a directory.
-#[derive(Debug)]
-pub struct Store {
-    rt: Arc<dyn Runtime>,
-    durable: Option<Durable>,
-    found: Found,
-}
-
-impl Store {
-    /// In memory alone: when the server ends, so do the locks, and one that is started again at once may give them to
-    /// others while their holders still believe in them. For tests.
-    pub fn in_memory() -> Self {
-        let rt = Arc::new(Native);
-        let first_token = clock(&*rt);
-        Self { rt, durable: None, found: Found { first_token, ..Found::default() } }
-    }
-
-    /// In memory, with a directory for what outlives the server: after a clean stop everything, after any other end enough that
-    /// no lock is given twice. Nothing is written for a single lock.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] when another server uses the directory, [`ErrorKind::Storage`] when it cannot be
-    /// used.
-    pub fn in_directory(directory: &Path) -> Result<Self> {
-        let rt = Arc::new(Native);
-        let (durable, found) = Durable::open(directory, [rt.random(), rt.random()], clock(&*rt))?;
-        Ok(Self { rt, durable: Some(durable), found })
-    }
-
-    /// How long it will grant nothing new, because the last server in its directory did not end cleanly.
-    pub fn grace(&self) -> Option<Duration> {
-        self.found.grace
-    }
-}
-
-/// Tokens grow over restarts as the wall clock does (rule R14).
-fn clock(rt: &dyn Runtime) -> u64 {
-    u64::try_from(rt.now().wall.as_micros()).unwrap_or(u64::MAX / 2).max(1)
-}
-
 /// All namespaces of a server.
 pub(crate) struct Spaces {
     rt: Arc<dyn Runtime>,
     durable: Option<Arc<Durable>>,
+    /// Where the locks are, if not in this server's memory.
+    shared: Option<Arc<Shared>>,
+    /// The namespaces that are used at any server over the store.
+    elsewhere: Mutex<BTreeSet<String>>,
     /// How many servers there were in its directory, with this one; 0: there is no directory.
     pub(crate) epoch: u64,
     named: Mutex<Named>,
@@ -110,9 +65,9 @@ pub(crate) struct Spaces {
 #[derive(Default)]
 pub(crate) struct Counted {
     pub(crate) namespaces: usize,
-    pub(crate) locks: usize,
     pub(crate) clients: usize,
-    pub(crate) tally: Tally,
+    /// How many locks are held, and what has happened; `None`: others have a part in that, too.
+    pub(crate) locks: Option<(usize, Tally)>,
 }
 
 struct Named {
@@ -125,36 +80,15 @@ struct Named {
     looked: Option<Instant>,
 }
 
-/// One namespace.
-pub(crate) struct Space {
-    locks: MemoryStore,
-    pub(crate) name: String,
-    clients: Mutex<Clients>,
-    pub(crate) leaving: Leaving,
-    seen: Mutex<Instant>,
-}
-
-#[derive(Default)]
-struct Clients {
-    known: HashMap<ClaimId, Client>,
-    /// At how many to look next whom to forget.
-    look_at: usize,
-    /// For those who say no id. It hears nothing: news name claims by their ids, which are secrets of whoever asked.
-    nobody: Option<Arc<dyn Backend>>,
-}
-
-struct Client {
-    view: Arc<dyn Backend>,
-    seen: Instant,
-}
-
 impl Spaces {
     pub(crate) fn new(store: Store) -> Arc<Self> {
-        let Store { rt, durable, found } = store;
+        let Store { rt, durable, found, shared } = store;
         let spaces = Self {
             rt,
             epoch: durable.as_ref().map_or(0, Durable::epoch),
             durable: durable.map(Arc::new),
+            shared: shared.map(Arc::new),
+            elsewhere: Mutex::default(),
             named: Mutex::new(Named {
                 spaces: HashMap::new(),
                 first_token: found.first_token,
@@ -170,9 +104,7 @@ impl Spaces {
         };
         for (name, claims) in &found.claims {
             match spaces.get(name) {
-                Ok(space) => claims.iter().for_each(|kept| {
-                    space.locks.reinstate(kept, WAITERS_COME_BACK);
-                }),
+                Ok(space) => claims.iter().for_each(|kept| reinstate(&space, kept, WAITERS_COME_BACK)),
                 Err(error) => tracing::error!(%error, "the claims of a namespace are lost"),
             }
         }
@@ -189,7 +121,13 @@ impl Spaces {
         let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         // Proxies and clients take `.` and `..` for something else.
         let is_step = matches!(name, "." | "..");
-        if name.is_empty() || is_step || name.len() > LONGEST_NAMESPACE || !name.chars().all(letter) {
+        let is_theirs = self.shared.is_some() && name == elsewhere::NAMESPACE;
+        if name.is_empty()
+            || is_step
+            || is_theirs
+            || name.len() > LONGEST_NAMESPACE
+            || !name.chars().all(letter)
+        {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
                 "a namespace has 1 to 128 letters, digits and characters of -_.",
@@ -198,7 +136,7 @@ impl Spaces {
         let now = Instant::now();
         let mut named = self.named();
         if let Some(space) = named.spaces.get(name) {
-            *space.seen.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            space.was_seen(now);
             return Ok(space.clone());
         }
         let Named { spaces, first_token, past, looked } = &mut *named;
@@ -210,7 +148,7 @@ impl Spaces {
                 let stays = Arc::strong_count(space) > 1 || !space.is_idle(now);
                 if !stays {
                     *first_token = space.locks.next_token().max(*first_token);
-                    past.merge(&space.locks.counted().1);
+                    past.merge(&space.locks.tally());
                 }
                 stays
             });
@@ -221,13 +159,11 @@ impl Spaces {
             return Err(Error::new(ErrorKind::Unavailable, message).with_retry_after(FORGET_AFTER / 10));
         }
         let rules = Rules { first_token: *first_token, expires: true, remember: REMEMBER };
-        let space = Arc::new(Space {
-            locks: MemoryStore::new(self.rt.clone(), rules),
-            name: name.to_owned(),
-            clients: Mutex::default(),
-            leaving: Leaving::default(),
-            seen: Mutex::new(now),
-        });
+        let locks = match &self.shared {
+            Some(shared) => Locks::There(shared.clone()),
+            None => Locks::Here(MemoryStore::new(self.rt.clone(), rules)),
+        };
+        let space = Arc::new(Space::new(name, locks, now));
         spaces.insert(name.into(), space.clone());
         Ok(space)
     }
@@ -264,11 +200,30 @@ impl Spaces {
     }
 
     /// Whether it makes sense to ask this server for a lock now.
-    pub(crate) fn ready(&self) -> Result<()> {
+    pub(crate) async fn ready(&self) -> Result<()> {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(ending());
         }
-        self.may_grant_at_all()
+        self.may_grant_at_all()?;
+        match &self.shared {
+            Some(shared) => shared.is_there().await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the locks can promise.
+    pub(crate) fn promises(&self) -> Capabilities {
+        self.shared.as_ref().map_or(Capabilities::ALL, |shared| shared.promises())
+    }
+
+    /// Whether a grant of which nothing was heard for its TTL lives on, because its holder renews it at another server.
+    pub(crate) async fn lives_on(&self, namespace: &str, name: &Name, fencing_token: u64) -> Result<bool> {
+        if self.shared.is_none() {
+            return Ok(false);
+        }
+        let locks = self.get(namespace)?.client(None)?.inspect(name.as_str()).await?;
+        let mut holders = locks.iter().filter(|lock| lock.name == *name).flat_map(|lock| &lock.holders);
+        Ok(holders.any(|holder| holder.fencing_token == fencing_token))
     }
 
     /// To be asked before a grant is told, and before anything that it takes to be true later: once this server has written its
@@ -293,7 +248,7 @@ impl Spaces {
         let (Some(durable), Some(_)) = (&self.durable, self.grace_left()) else { return };
         for Proven { kept, proof } in proven {
             if kept.fencing_token.is_some() && durable.is_proof(&space.name, kept, proof) {
-                space.locks.reinstate(kept, Duration::ZERO);
+                reinstate(space, kept, Duration::ZERO);
             }
         }
     }
@@ -312,7 +267,8 @@ impl Spaces {
             return;
         }
         let named = self.named();
-        let claims = named.spaces.iter().map(|(name, space)| (name.to_string(), space.locks.kept()));
+        let kept = |space: &Space| space.locks.here().map(MemoryStore::kept).unwrap_or_default();
+        let claims = named.spaces.iter().map(|(name, space)| (name.to_string(), kept(space)));
         let next = named.next_token();
         if let Err(error) = durable.stopped(&claims.collect(), next) {
             tracing::error!(%error, "cannot write the claims down: the next start will be as after a crash");
@@ -327,16 +283,39 @@ impl Spaces {
         self.rt.now()
     }
 
+    pub(crate) fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref()
+    }
+
+    /// The names of those that have clients here.
+    pub(crate) fn used(&self) -> BTreeSet<String> {
+        let now = Instant::now();
+        let all = self.named().spaces.values().cloned().collect::<Vec<_>>();
+        all.iter().filter(|space| space.clients_heard_of(now) > 0).map(|space| space.name.clone()).collect()
+    }
+
+    /// The names of those that have clients anywhere.
+    pub(crate) fn are_elsewhere(&self, names: BTreeSet<String>) {
+        *self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
     /// Their names, for operators.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.named().spaces.keys().map(|name| name.to_string()).collect();
-        names.sort_unstable();
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        let mut names = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        names.extend(self.named().spaces.keys().map(|name| name.to_string()));
         names
     }
 
-    /// All that are there now.
+    /// All that are there now, here or elsewhere.
     pub(crate) fn all(&self) -> Vec<Arc<Space>> {
-        self.named().spaces.values().cloned().collect()
+        let mut all: Vec<_> = self.named().spaces.values().cloned().collect();
+        let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for space in &all {
+            elsewhere.remove(&space.name);
+        }
+        // One that there is no room for here is not shown.
+        all.extend(elsewhere.iter().filter_map(|name| self.get(name).ok()));
+        all
     }
 
     /// How many namespaces, locks and clients there are, and what has happened in all that ever were.
@@ -345,15 +324,15 @@ impl Spaces {
             let named = self.named();
             (named.spaces.values().cloned().collect::<Vec<_>>(), named.past)
         };
-        let mut counted = Counted { namespaces: all.len(), tally: past, ..Counted::default() };
         let now = Instant::now();
-        for space in &all {
-            let (locks, tally) = space.locks.counted();
-            counted.locks += locks;
-            counted.tally.merge(&tally);
-            counted.clients += space.clients_heard_of(now);
-        }
-        counted
+        let clients = all.iter().map(|space| space.clients_heard_of(now)).sum();
+        let here = || all.iter().filter_map(|space| space.locks.here());
+        let add = |(locks, mut tally): (usize, Tally), (more, happened): (usize, Tally)| {
+            tally.merge(&happened);
+            (locks + more, tally)
+        };
+        let locks = || here().map(MemoryStore::counted).fold((0, past), add);
+        Counted { namespaces: all.len(), clients, locks: self.shared.is_none().then(locks) }
     }
 
     /// Sends all on who wait.
@@ -392,47 +371,16 @@ pub(crate) async fn watch_tokens(spaces: Arc<Spaces>) {
     }
 }
 
+/// Takes up a claim of an earlier server, whose locks were in its memory as well.
+fn reinstate(space: &Space, kept: &Kept, grace: Duration) {
+    if let Some(memory) = space.locks.here() {
+        memory.reinstate(kept, grace);
+    }
+}
+
 fn ending() -> Error {
     Error::new(ErrorKind::Unavailable, "the server ends: ask again")
         .with_retry_after(Duration::from_millis(100))
-}
-
-impl Space {
-    /// A client's view of the locks.
-    pub(crate) fn client(&self, id: Option<ClaimId>) -> Arc<dyn Backend> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(id) = id else {
-            return clients.nobody.get_or_insert_with(|| self.locks.stranger(&self.name)).clone();
-        };
-        let now = Instant::now();
-        if let Some(client) = clients.known.get_mut(&id) {
-            client.seen = now;
-            return client.view.clone();
-        }
-        if clients.known.len() >= clients.look_at {
-            clients.known.retain(|_, client| {
-                Arc::strong_count(&client.view) > 1 || now.duration_since(client.seen) < FORGET_AFTER
-            });
-            clients.look_at = (clients.known.len() * 2).max(LOOK_AT);
-        }
-        let view = self.locks.client(&self.name);
-        clients.known.insert(id, Client { view: view.clone(), seen: now });
-        view
-    }
-
-    /// Those that have a request under way, or had one lately.
-    fn clients_heard_of(&self, now: Instant) -> usize {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_there = |client: &&Client| {
-            Arc::strong_count(&client.view) > 1 || now.duration_since(client.seen) < HEARD_OF_LATELY
-        };
-        clients.known.values().filter(is_there).count()
-    }
-
-    fn is_idle(&self, now: Instant) -> bool {
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        now.duration_since(seen) >= FORGET_AFTER && self.locks.is_empty()
-    }
 }
 
 impl fmt::Debug for Spaces {

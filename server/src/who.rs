@@ -18,6 +18,7 @@ use crate::{
     audit::{Event, What},
     limits::{Account, Asker, Booking, Ledger, TooMany},
     options::Limits,
+    parked::Patience,
 };
 
 /// Who asks, once for each connection or token.
@@ -77,8 +78,11 @@ impl Who {
         let Limits { metadata_bytes, ttl: longest, claims_at_once, .. } = *self.0.limits;
         let identity = self.0.identity.as_deref();
         let longest = identity.and_then(|identity| identity.longest_ttl).unwrap_or(longest).min(longest);
-        if Duration::from_millis(terms.ttl_ms) > longest {
-            let message = format!("the longest TTL that you may ask for is {} ms", longest.as_millis());
+        if Duration::from_millis(terms.ttl_ms.max(terms.keep_ms.unwrap_or(0))) > longest {
+            let message = format!(
+                "the longest TTL that you may ask for, and keep a place for, is {} ms",
+                longest.as_millis()
+            );
             return Err(invalid(&message).into());
         }
         let shown: usize = terms.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
@@ -92,13 +96,15 @@ impl Who {
         if claims.len() > claims_at_once {
             return Err(invalid(&format!("name at most {claims_at_once} claims in one question")).into());
         }
+        let patience = Patience::of(terms);
         let asker = Asker {
             account: &self.0.account,
             most_claims: identity.and_then(|identity| identity.most_claims),
             owner: &terms.owner,
+            keep: patience.keep,
         };
         let booking = self.0.ledger.begin(asker, &namespace.into(), &claims)?;
-        Ok(Asking { who: self.clone(), booking, sees, steals, wait_ms: terms.wait_ms })
+        Ok(Asking { who: self.clone(), booking, sees, steals, patience })
     }
 
     /// Renews claims that are granted.
@@ -193,8 +199,7 @@ pub(crate) struct Asking {
     sees: bool,
     /// Takes the locks from those who hold them.
     steals: bool,
-    /// For how long the request may be held open.
-    pub(crate) wait_ms: Option<u64>,
+    pub(crate) patience: Patience,
 }
 
 impl Asking {

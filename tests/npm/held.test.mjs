@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { inspect } from "node:util";
 
 import { aborted, failure, gate, program, server, sleep, space, until, waiters, windlass } from "./kit.mjs";
 
@@ -155,6 +156,56 @@ test("a wait that is given up leaves nothing", async (t) => {
   assert.ok(await theirs.acquire("a", { ifAvailable: true }));
 });
 
+test("a place in the queue is kept for its ticket, and taken up by Python", async (t) => {
+  const { locker, url } = space(t, place);
+  const [ours, theirs] = [await locker(), await locker({ owner: "next" })];
+  const held = await ours.acquire("a");
+  const error = await failure(ours.acquire("a", { timeout: 2_000, keepPlace: 60_000 }));
+  assert.equal(error.name, "Timeout");
+  assert.match(error.ticket, /^windlass1:/);
+  const secret = error.ticket.split(":")[1];
+  const json = JSON.stringify(error, (_, value) => (typeof value === "bigint" ? String(value) : value));
+  for (const text of [String(error), error.stack, inspect(error, { depth: 9 }), json]) {
+    assert.ok(!text.includes(secret), text);
+  }
+  const next = theirs.acquire("a");
+  await waiters(theirs, "a", 2);
+  const script = `
+import sys, windlass
+locker = windlass.connect(sys.argv[1], owner="python")
+try:
+    with locker.lock("a", timeout=2, keep_place=60, ticket=sys.argv[2]):
+        raise SystemExit("held")
+except windlass.Timeout as error:
+    print(error.ticket)
+`;
+  const { status, out } = await program(PYTHON, ["-c", script, url, error.ticket]).ended;
+  assert.equal(status, 0, out);
+  const turn = ours.request("a", { ticket: out.trim() }, (lock) => lock.isHeld());
+  await held.release();
+  assert.equal(await turn, true);
+  assert.equal((await next).isHeld(), true);
+});
+
+test("a kept place is given back; what keeps none is refused", async (t) => {
+  const { locker } = space(t, place);
+  const locks = await locker();
+  const held = await locks.acquire("a");
+  const { ticket } = await failure(locks.acquire("a", { timeout: 2_000, keepPlace: 60_000 }));
+  await waiters(locks, "a", 1);
+  await locks.release(ticket);
+  await locks.release(ticket);
+  await waiters(locks, "a", 0);
+  const plain = await failure(locks.acquire("a", { timeout: 500 }));
+  assert.equal(plain.ticket, undefined);
+  for (const options of [{ keepPlace: 1_000 }, { keepPlace: 0, timeout: 1 }, { ticket, mode: "shared" }, { ticket: "no ticket" }]) {
+    assert.equal((await failure(locks.acquire("a", options))).name, "InvalidInput", JSON.stringify(options));
+  }
+  assert.equal((await failure(locks.release("no ticket"))).name, "InvalidInput");
+  assert.equal((await failure(locks.acquireAll(["a", "b"], { timeout: 1, keepPlace: 1_000 }))).name, "InvalidInput");
+  assert.equal(held.isHeld(), true);
+});
+
 test("a ticket hands a lock to Python and back", async (t) => {
   const { locker, url } = space(t, place);
   const locks = await locker();
@@ -223,6 +274,19 @@ test("a program that closes its locker ends at once", async (t) => {
   `;
   const { status, out } = await program(process.execPath, ["--input-type=module", "-e", script, url]).ended;
   assert.equal(status, 0, out);
-  // It hears a server for seconds after the last lock, but for this.
+  assert.ok(Number(out) < 4000, `it lived on for ${out.trim()} ms`);
+});
+
+test("a program that has released its locks ends soon", async (t) => {
+  const { url } = space(t, place);
+  const script = `
+    import { connect } from "windlass";
+    const locks = await connect(process.argv[1], { ttl: 60000 });
+    await locks.request("a", () => {});
+    const released = performance.now();
+    process.on("exit", () => console.log(performance.now() - released));
+  `;
+  const { status, out } = await program(process.execPath, ["--input-type=module", "-e", script, url]).ended;
+  assert.equal(status, 0, out);
   assert.ok(Number(out) < 4000, `it lived on for ${out.trim()} ms`);
 });

@@ -2,7 +2,9 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 
+import { hold, release } from "../browser/server.mjs";
 import { edgeRuntime, workerd, wrangler } from "./edge.mjs";
 import { folder, passed, serve } from "./kit.mjs";
 
@@ -24,11 +26,17 @@ after(async () => {
   await app?.end();
 });
 
-/** Who holds this lock, as the server says. */
-async function holders(name) {
-  const { locks } = await (await fetch(`${server.url}/v1/edge/locks?prefix=${name}`)).json();
-  return locks.flatMap((lock) => lock.holders);
+/** Who holds this lock and who waits for it, as the server says. */
+async function status(name) {
+  const { locks } = await (await fetch(`${server.url}/v1/edge/locks?prefix=${encodeURIComponent(name)}`)).json();
+  const owners = (of) => locks.flatMap((lock) => lock[of]).map(({ owner }) => owner);
+  return { holders: owners("holders"), waiters: owners("waiters") };
 }
+
+const holders = async (name) => (await status(name)).holders;
+
+/** Longer than the server keeps a place that is not to be kept. */
+const AWAY = 3_000;
 
 for (const [where, { host, endsRequests }] of Object.entries(HOSTS)) {
   test(where, async (t) => {
@@ -58,6 +66,26 @@ for (const [where, { host, endsRequests }] of Object.entries(HOSTS)) {
       assert.equal((await holders(name)).length, 1);
       assert.deepEqual(await ask("attach", { ticket }), { held: true });
       assert.deepEqual(await holders(name), []);
+    });
+
+    await t.test("a place in the queue taken in one request is taken up in the next", async () => {
+      const name = `queue ${where}`;
+      const held = await hold(server.url, "edge", name, "holder");
+      const first = await ask("queue", { name, owner: "first", timeout: 2_000 });
+      assert.equal(first.place, 1);
+      const second = await ask("queue", { name, owner: "second", timeout: 2_000 });
+      assert.equal(second.place, 2);
+      await pause(AWAY);
+      assert.deepEqual(await status(name), { holders: ["holder"], waiters: ["first", "second"] });
+      // The second one is back before the first.
+      const turns = [ask("queue", { name, owner: "second", timeout: 20_000, ticket: second.ticket })];
+      await release(server.url, "edge", held);
+      await pause(AWAY);
+      assert.deepEqual(await status(name), { holders: ["first"], waiters: ["second"] });
+      turns.unshift(ask("queue", { name, owner: "first", timeout: 20_000, ticket: first.ticket }));
+      const tokens = (await Promise.all(turns)).map(({ token }) => BigInt(token));
+      assert.ok(tokens[0] < tokens[1], String(tokens));
+      assert.deepEqual(await status(name), { holders: [], waiters: [] });
     });
   });
 }

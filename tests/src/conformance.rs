@@ -10,6 +10,7 @@ use crate::place::{Place, ask, claim, permit};
 pub mod changing;
 pub mod exclusion;
 pub mod giving_up;
+pub mod keeping;
 pub mod locker_acquiring;
 pub mod locker_closing;
 pub mod locker_holding;
@@ -68,6 +69,9 @@ macro_rules! conformance {
                 downgrade_and_upgrade, upgrade_times_out, run_gives_the_output, detached_and_attached,
                 attached_in_another_locker, a_ticket_is_for_one_guard, detached_is_not_released,
                 a_wrong_ticket_is_refused, a_claim_lives_longer_than_its_ttl;
+            keeping: a_kept_place_waits_for_its_ticket, a_turn_waits_for_its_ticket, a_turn_that_nobody_takes_is_the_next_ones,
+                a_place_that_is_gone_is_another, a_kept_place_is_released, a_detached_claim_is_released,
+                what_keeps_no_place_is_refused;
             locker_losing: stolen_is_told_once, forced_is_told_once, release_of_a_lost_lock_says_so,
                 run_is_dropped_on_loss, max_hold_signals_then_ends, a_panic_in_a_callback_harms_nobody,
                 a_loss_harms_one_guard_only;

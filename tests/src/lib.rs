@@ -1,7 +1,10 @@
 //! What every backend has to pass, and the simulated world that the client layer is tested in.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
+pub mod beliefs;
+pub mod certificates;
 pub mod conformance;
+pub mod etcd;
 pub mod place;
 pub mod processes;
 pub mod proxy;

@@ -255,6 +255,7 @@ pub fn ask_as(owner: &str, name: &str, mode: Mode) -> Ask {
         entry: Entry::Queue,
         ttl: windlass::DEFAULT_TTL,
         owner: Arc::new(Owner { owner: owner.into(), ..Owner::default() }),
+        keep: Duration::ZERO,
     }
 }
 

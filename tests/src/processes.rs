@@ -9,7 +9,7 @@ use std::{
         Mutex,
         mpsc::{Receiver, RecvTimeoutError, channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,12 +17,12 @@ use windlass::rt::thread;
 
 use crate::place::PATIENCE;
 
-/// Builds one of the Go programs in `peers` that drive lockgate. Go is needed: without it this fails, for an untested peer
-/// is none.
-pub fn go_peer(name: &str, into: &str) -> PathBuf {
+/// Builds one of the Go programs in `peers`; what was built before is in Go's own cache. Go is needed: without it this
+/// fails, for an untested peer is none.
+pub fn go_peer(name: &str, into: impl AsRef<Path>) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name);
-    let binary = Path::new(into).join(format!("{name}-peer"));
-    eprintln!("building {} with Go; the first time it fetches lockgate", binary.display());
+    let binary = into.as_ref().join(format!("{name}-peer"));
+    eprintln!("building {} with Go; the first time it fetches what that needs", binary.display());
     let built = Command::new("go")
         .args(["build", "-o"])
         .arg(&binary)
@@ -33,6 +33,16 @@ pub fn go_peer(name: &str, into: &str) -> PathBuf {
     let built = built.unwrap_or_else(|error| panic!("these tests need Go (apt-get install golang): {error}"));
     assert!(built.success(), "go build failed");
     binary
+}
+
+/// Looks again and again until it is so; for what nobody tells.
+#[allow(clippy::disallowed_methods, reason = "of other processes, in real time")]
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A program that is driven by lines; killed when dropped.
@@ -48,6 +58,13 @@ pub struct Program {
 impl Program {
     /// Starts it, and waits until it says `ready`.
     pub fn start(command: &mut Command) -> Self {
+        let this = Self::spawn(command);
+        this.expect("ready");
+        this
+    }
+
+    /// Starts one that has something else to say.
+    pub fn spawn(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -64,9 +81,7 @@ impl Program {
             }
         };
         thread("reader", read).unwrap();
-        let this = Self { child, input, lines, early: Mutex::default() };
-        this.expect("ready");
-        this
+        Self { child, input, lines, early: Mutex::default() }
     }
 
     pub fn pid(&self) -> Pid {
@@ -92,6 +107,11 @@ impl Program {
     /// Whether the line does not come for a while. It may only be early, never late: this shows a fault, not its absence.
     pub fn is_silent(&self, unwanted: &str, millis: u64) -> bool {
         self.wait_for(Duration::from_millis(millis), |line| line == unwanted).is_none()
+    }
+
+    /// ... no line that begins so.
+    pub fn is_silent_of(&self, beginning: &str, millis: u64) -> bool {
+        self.wait_for(Duration::from_millis(millis), |line| line.starts_with(beginning)).is_none()
     }
 
     /// Sends a line and waits for the answer.

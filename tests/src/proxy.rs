@@ -1,10 +1,10 @@
-//! A bad network between a client and a server: one TCP proxy, whose faults are set while it runs.
+//! A bad network between a client and its server, or servers: one TCP proxy, whose faults are set while it runs.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::Builder,
-    sync::Notify,
+    sync::{Notify, watch},
 };
 
 /// What the network does.
@@ -31,6 +31,10 @@ pub struct Faults {
     pub cut_request_after: Option<usize>,
     /// ... or from it.
     pub cut_answer_after: Option<usize>,
+    /// All connections are reset after so many bytes more to the server.
+    pub break_after_requests: Option<usize>,
+    /// ... or from it.
+    pub break_after_answers: Option<usize>,
 }
 
 /// The network. It ends with the test's process.
@@ -42,10 +46,15 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    server: SocketAddr,
+    /// Each connection goes to the next one of those that are there.
+    servers: Vec<SocketAddr>,
+    next: AtomicUsize,
     faults: Mutex<Faults>,
     /// Rings when connections are to be reset.
     reset: Notify,
+    /// Connections with a smaller number are held up.
+    held_up: watch::Sender<usize>,
+    opened: AtomicUsize,
     /// What was sent to the server, a connection at a time.
     requests: Mutex<Vec<Vec<u8>>>,
     record: AtomicBool,
@@ -54,12 +63,20 @@ struct Shared {
 
 impl Proxy {
     /// A network in front of a server, without faults yet.
-    #[allow(clippy::disallowed_methods, reason = "the network has a thread of its own")]
     pub fn before(server: SocketAddr) -> Self {
+        Self::before_all(vec![server])
+    }
+
+    /// In front of several that are alike.
+    #[allow(clippy::disallowed_methods, reason = "the network has a thread of its own")]
+    pub fn before_all(servers: Vec<SocketAddr>) -> Self {
         let shared = Arc::new(Shared {
-            server,
+            servers,
+            next: AtomicUsize::new(0),
             faults: Mutex::default(),
             reset: Notify::new(),
+            held_up: watch::Sender::new(0),
+            opened: AtomicUsize::new(0),
             requests: Mutex::default(),
             record: AtomicBool::new(false),
             random: AtomicU64::new(1),
@@ -94,6 +111,16 @@ impl Proxy {
         self.shared.reset.notify_waiters();
     }
 
+    /// Holds up what comes over the connections that there are. Nothing of it is lost.
+    pub fn hold_up(&self) {
+        self.shared.held_up.send_replace(self.shared.opened.load(Ordering::SeqCst));
+    }
+
+    /// Lets it arrive.
+    pub fn let_go(&self) {
+        self.shared.held_up.send_replace(0);
+    }
+
     /// Keeps what is sent to the server from now on.
     pub fn record(&self) {
         self.shared.record.store(true, Ordering::SeqCst);
@@ -105,7 +132,7 @@ impl Proxy {
         assert!(!requests.is_empty(), "nothing was recorded");
         for request in requests {
             use std::io::{Read, Write};
-            let mut server = std::net::TcpStream::connect(self.shared.server).unwrap();
+            let mut server = std::net::TcpStream::connect(self.shared.servers[0]).unwrap();
             server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
             server.write_all(&request).unwrap();
             let mut answers = [0; 4096];
@@ -116,7 +143,8 @@ impl Proxy {
 
 impl Shared {
     async fn carry(self: Arc<Self>, mut client: TcpStream) {
-        let Ok(mut server) = TcpStream::connect(self.server).await else { return };
+        let number = self.opened.fetch_add(1, Ordering::SeqCst);
+        let Some(mut server) = self.connect().await else { return };
         let (mut cut_request, mut cut_answer) = {
             let mut faults = self.faults.lock().unwrap();
             (faults.cut_request_after.take(), faults.cut_answer_after.take())
@@ -134,6 +162,7 @@ impl Shared {
             let Some(read) = read.ok().filter(|read| *read > 0) else { break };
             let faults = *self.faults.lock().unwrap();
             self.delay(faults.delay).await;
+            let held_up = self.until_let_go(number).await;
             let (bytes, to, cut, swallow) = if from_client {
                 (&up[..read], &mut server, &mut cut_request, faults.swallow_requests)
             } else {
@@ -142,11 +171,19 @@ impl Shared {
             if swallow {
                 continue;
             }
-            let pass = cut.map_or(read, |left| left.min(read));
+            let (pass, breaks) = self.breaks(from_client, cut.map_or(read, |left| left.min(read)));
             if from_client && self.record.load(Ordering::SeqCst) {
                 sent.extend_from_slice(&bytes[..pass]);
             }
             if to.write_all(&bytes[..pass]).await.is_err() {
+                break;
+            }
+            if held_up {
+                // It is read before the end of the connection is.
+                pause(Duration::from_millis(200)).await;
+            }
+            if breaks {
+                self.reset.notify_waiters();
                 break;
             }
             if let Some(left) = cut {
@@ -165,12 +202,50 @@ impl Shared {
         }
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the network is slow in real time")]
+    async fn connect(&self) -> Option<TcpStream> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        for server in self.servers.iter().cycle().skip(first % self.servers.len()).take(self.servers.len()) {
+            if let Ok(connected) = TcpStream::connect(server).await {
+                return Some(connected);
+            }
+        }
+        None
+    }
+
+    /// Waits as long as this connection is held up; whether it was.
+    async fn until_let_go(&self, number: usize) -> bool {
+        let mut held_up = self.held_up.subscribe();
+        let was = number < *held_up.borrow();
+        // Its sender lives as long as this.
+        let _ = held_up.wait_for(|below| number >= *below).await;
+        was
+    }
+
+    /// How many of these bytes pass, and whether all breaks then.
+    fn breaks(&self, from_client: bool, bytes: usize) -> (usize, bool) {
+        let mut faults = self.faults.lock().unwrap();
+        let after =
+            if from_client { &mut faults.break_after_requests } else { &mut faults.break_after_answers };
+        match after {
+            Some(left) if *left <= bytes => (after.take().unwrap_or_default(), true),
+            Some(left) => {
+                *left -= bytes;
+                (bytes, false)
+            }
+            None => (bytes, false),
+        }
+    }
+
     async fn delay(&self, most: Duration) {
         if !most.is_zero() {
             let random = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
             let part = (random ^ (random >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40;
-            tokio::time::sleep(most.mul_f64(part as f64 / (1 << 24) as f64)).await;
+            pause(most.mul_f64(part as f64 / (1 << 24) as f64)).await;
         }
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the network is slow in real time")]
+async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
 }

@@ -14,21 +14,37 @@ use windlass::rt::thread;
 
 use crate::place::Folder;
 
-/// A server's process, its directory and its address, which stay when it is killed.
+/// A server's process, its directory or store and its address, which stay when it is killed.
 #[derive(Debug)]
 pub struct ServerProcess {
     program: PathBuf,
     child: Child,
-    folder: Folder,
+    keeps: Keeps,
     port: u16,
+}
+
+/// Where its locks are when it is not there.
+#[derive(Debug)]
+enum Keeps {
+    Directory(Folder),
+    Store(String),
 }
 
 impl ServerProcess {
     /// Starts `program serve`, and waits until it serves.
     pub fn start(program: impl AsRef<Path>) -> Self {
-        let (program, folder, port) = (program.as_ref().to_owned(), Folder::new(), port_to_keep());
-        let child = spawn(&mut command(&program, &folder, port));
-        Self { program, child, folder, port }
+        Self::with(program.as_ref(), Keeps::Directory(Folder::new()))
+    }
+
+    /// Starts `program serve --store`, and waits until it serves.
+    pub fn over(program: impl AsRef<Path>, store: &str) -> Self {
+        Self::with(program.as_ref(), Keeps::Store(store.to_owned()))
+    }
+
+    fn with(program: &Path, keeps: Keeps) -> Self {
+        let (program, port) = (program.to_owned(), port_to_keep());
+        let child = spawn(&mut command(&program, &keeps, port));
+        Self { program, child, keeps, port }
     }
 
     /// `127.0.0.1:PORT`.
@@ -55,7 +71,7 @@ impl ServerProcess {
 
     /// With the same directory at the same address.
     pub fn start_again(&mut self) {
-        self.child = spawn(&mut command(&self.program, &self.folder, self.port));
+        self.child = spawn(&mut command(&self.program, &self.keeps, self.port));
     }
 
     /// The memory that is its own now, in bytes.
@@ -74,9 +90,13 @@ impl Drop for ServerProcess {
     }
 }
 
-fn command(program: &Path, folder: &Folder, port: u16) -> Command {
+fn command(program: &Path, keeps: &Keeps, port: u16) -> Command {
     let mut command = Command::new(program);
-    command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(folder.path("data"));
+    command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+    match keeps {
+        Keeps::Directory(folder) => command.arg("--data-dir").arg(folder.path("data")),
+        Keeps::Store(url) => command.args(["--store", url]),
+    };
     command
 }
 

@@ -234,9 +234,11 @@ impl SimBackend {
 #[async_trait]
 impl Backend for SimBackend {
     fn capabilities(&self) -> Capabilities {
-        // The pure table can do all that memory can.
+        // The pure table can do all that memory can, and the server lets waiters be away.
         let memory = open_backend("memory:", self.0.rt.clone()).unwrap();
-        memory.capabilities()
+        let mut can = memory.capabilities();
+        can.keep_place = true;
+        can
     }
 
     fn url(&self) -> String {

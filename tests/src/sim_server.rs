@@ -27,7 +27,7 @@ use crate::sim::{Host, World};
 
 /// For how long the server holds a request open.
 pub const ROUND: Duration = Duration::from_secs(3);
-/// For how long a waiter may be away between two rounds.
+/// For how long a waiter may be away between two rounds, unless it is to keep its place for longer.
 const GRACE: Duration = Duration::from_secs(2);
 /// Longer than a request can be under way.
 const REMEMBER: Duration = Duration::from_secs(120);
@@ -226,7 +226,7 @@ impl Server {
                         }
                         Reply::Granted { granted: self.spoil(granted), parked: Duration::ZERO }
                     }
-                    Outcome::Queued { .. } => self.park(claim, &early).await,
+                    Outcome::Queued { .. } => self.park(claim, ask.keep, &early).await,
                     Outcome::Busy => Reply::Busy,
                     Outcome::Over => Reply::Over,
                 }
@@ -259,7 +259,7 @@ impl Server {
                 self.changed();
                 match changed {
                     Changed::Done(granted) => Reply::Granted { granted, parked: Duration::ZERO },
-                    Changed::Waiting => self.park(claim, &early).await,
+                    Changed::Waiting => self.park(claim, GRACE, &early).await,
                     Changed::NotHeld => Reply::Over,
                     Changed::Refused { from } => Reply::Refused(from),
                 }
@@ -280,7 +280,7 @@ impl Server {
     }
 
     /// Holds a request open until the claim is granted or the round is over.
-    async fn park(self: &Arc<Self>, claim: Claim, early: &Early) -> Reply {
+    async fn park(self: &Arc<Self>, claim: Claim, keep: Duration, early: &Early) -> Reply {
         let waiting = self.state().table.waiting(self.host.monotonic(), &claim);
         let _ = early.unbounded_send(waiting);
         let (tell, granted) = oneshot::channel();
@@ -304,7 +304,7 @@ impl Server {
                 });
                 if alone {
                     state.parked.remove(&claim.id);
-                    state.table.waiter_gone(now, &claim, GRACE);
+                    state.table.waiter_gone(now, &claim, keep.max(GRACE));
                 }
                 let waiting = state.table.waiting(now, &claim);
                 drop(state);

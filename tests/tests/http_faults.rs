@@ -13,6 +13,7 @@ use std::{
 use windlass::{ConnectOptions, ErrorKind, Locker, LostReason};
 use windlass_tests::{
     place::{PATIENCE, block_on},
+    processes::until,
     proxy::{Faults, Proxy},
     server,
 };
@@ -54,14 +55,6 @@ fn net() -> Net {
 fn split(url: &str) -> (SocketAddr, String) {
     let (address, namespace) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     (address.parse().unwrap(), namespace.to_owned())
-}
-
-fn until(what: &str, so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain for: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Wherever the connection breaks, asking again finds the one grant, and nothing is left behind.

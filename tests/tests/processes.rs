@@ -5,7 +5,11 @@
 use std::process::Command;
 
 use rustix::process::Signal;
-use windlass_tests::{place::Folder, processes::Program};
+use windlass_tests::{
+    beliefs::{Belief, most_at_once, no_overlap},
+    place::Folder,
+    processes::Program,
+};
 
 struct Machine(Folder);
 
@@ -21,15 +25,9 @@ impl Machine {
         )
     }
 
-    /// Whoever believed to hold, by the clock of this machine: `(from, to, mode, token)`.
-    fn believed(&self) -> Vec<(u64, u64, String, u64)> {
+    fn believed(&self) -> Vec<Belief> {
         let log = std::fs::read_to_string(self.0.path("log")).unwrap();
-        let parse = |line: &str| {
-            let words: Vec<&str> = line.split(' ').collect();
-            let [from, to, mode, token] = words[..] else { panic!("{line:?}") };
-            (from.parse().unwrap(), to.parse().unwrap(), mode.to_owned(), token.parse().unwrap())
-        };
-        log.lines().map(parse).collect()
+        log.lines().map(|line| line.parse().unwrap()).collect()
     }
 }
 
@@ -130,7 +128,7 @@ fn eight_processes_take_turns() {
     let jain = sum * sum / (turns.len() as f64 * squares);
     assert!(jain > 0.9, "{jain} of {turns:?}");
     assert!(turns.iter().all(|turns| *turns >= 10.0), "{turns:?}");
-    no_overlap(&machine, |_, _| false);
+    no_overlap(machine.believed(), |_, _| false);
 }
 
 #[test]
@@ -148,7 +146,7 @@ fn readers_do_not_starve_a_writer() {
         let turns: u32 = reader.rest_of("turns ").parse().unwrap();
         assert!(turns >= 20, "{turns} turns of a reader");
     }
-    no_overlap(&machine, |one, other| one == "shared" && other == "shared");
+    no_overlap(machine.believed(), |one, other| one == "shared" && other == "shared");
 }
 
 #[test]
@@ -162,16 +160,8 @@ fn processes_share_a_semaphore() {
         let turns: u32 = process.rest_of("turns ").parse().unwrap();
         assert!(turns >= 10, "{turns} turns");
     }
-    let mut ends: Vec<(u64, i32)> = Vec::new();
-    for (from, to, ..) in machine.believed() {
-        ends.extend([(from, 1), (to, -1)]);
-    }
-    ends.sort_unstable();
-    let mut inside = 0;
-    for (_, step) in ends {
-        inside += step;
-        assert!(inside <= 2, "{inside} of 2 permits");
-    }
+    let most = most_at_once(&machine.believed());
+    assert!(most <= 2, "{most} of 2 permits");
 }
 
 #[test]
@@ -208,19 +198,4 @@ fn grows(last: u64, token: &str) -> u64 {
     let token = token.parse().unwrap();
     assert!(token > last, "{token} after {last}");
     token
-}
-
-/// Two that conflict never believed to hold at once, and tokens grew in the order of the holds.
-fn no_overlap(machine: &Machine, fit: impl Fn(&str, &str) -> bool) {
-    let mut holds = machine.believed();
-    holds.sort_unstable();
-    for (n, (from, _, mode, token)) in holds.iter().enumerate() {
-        // No hold lasts longer than what lies between this one and the hundredth before it.
-        for (_, to, other, older) in &holds[n.saturating_sub(100)..n] {
-            if !fit(mode, other) {
-                assert!(to <= from, "{mode} from {from} beside {other} until {to}");
-                assert!(older < token, "{token} after {older}");
-            }
-        }
-    }
 }

@@ -13,6 +13,7 @@ export class Locker {
   readonly url: string | undefined;
   acquire(names: string[], how: Asked): Asking;
   attach(ticket: string): Promise<Held>;
+  release(ticket: string): Promise<void>;
   list(prefix: string): Promise<Status[]>;
   watch(prefix: string): Promise<Watch>;
   forceRelease(name: string, fencingToken?: bigint): Promise<Holder[]>;

@@ -7,6 +7,7 @@ export interface ErrorDetails {
   lock?: string;
   backend?: string;
   waiting?: Waiting;
+  ticket?: string;
   retryAfter?: number;
   reason?: LostReason;
   cause?: unknown;
@@ -23,14 +24,20 @@ export class WindlassError extends Error {
   declare readonly backend?: string;
   /** For `Timeout`: who holds the lock and which place in the queue one had, as last heard. */
   declare readonly waiting?: Waiting;
+  /**
+   * Where `keepPlace` was asked for: the ticket of the place in the queue. It is a secret: `console.log` and `JSON.stringify`
+   * do not show it.
+   */
+  declare readonly ticket?: string;
   /** After how many milliseconds the server wants to be asked again, if it said so. */
   declare readonly retryAfter?: number;
   /** For `LockLost`: why. */
   declare readonly reason?: LostReason;
 
-  constructor(message: string, { cause, ...details }: ErrorDetails = {}) {
+  constructor(message: string, { cause, ticket, ...details }: ErrorDetails = {}) {
     super(message, cause === undefined ? undefined : { cause });
     for (const [key, value] of Object.entries(details)) if (value !== undefined) Object.assign(this, { [key]: value });
+    if (ticket !== undefined) Object.defineProperty(this, "ticket", { value: ticket });
   }
 
   static {
@@ -59,7 +66,7 @@ export class Unsupported extends WindlassError {
   }
 }
 
-/** The lock could not be had in time. Nothing is left behind; `waiting` says who holds it. */
+/** The lock could not be had in time; `waiting` says who holds it. Nothing is left behind, but for a place with a `ticket`. */
 export class Timeout extends WindlassError {
   static {
     named(this, "Timeout");

@@ -99,6 +99,14 @@ export class Locker implements AsyncDisposable {
     return this.#hold(await this.#core.attach(String(ticket)));
   }
 
+  /**
+   * Gives back what a ticket is for: the place in the queue that `keepPlace` kept, or the lock that `detach` left. One that is
+   * not there any more is no error.
+   */
+  async release(ticket: string): Promise<void> {
+    await this.#core.release(String(ticket));
+  }
+
   /** Who holds and who waits, for the names that begin with `prefix`, sorted by name. */
   list(prefix = ""): Promise<Status[]> {
     return this.#core.list(prefix);

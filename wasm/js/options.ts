@@ -37,6 +37,13 @@ export interface LockOptions {
   signal?: AbortSignal;
   /** How long to wait at the most; for as long as it takes unless told otherwise. */
   timeout?: number;
+  /**
+   * With `timeout`: when it is over, keep the place in the queue for so long, an hour at the most. The error has the `ticket` of
+   * the place. A turn that comes meanwhile waits for whoever has it, for the TTL at the most.
+   */
+  keepPlace?: number;
+  /** Take up the place of an earlier request. One that is gone is no error: this one then waits at the end of the queue. */
+  ticket?: string;
   /** How long the granted claim lives without renewal. */
   ttl?: number;
   /** Who asks, for people to see. */
@@ -73,6 +80,8 @@ export interface Asked {
   steal: boolean;
   ifAvailable: boolean;
   timeout: number | undefined;
+  keepPlace: number | undefined;
+  ticket: string | undefined;
   ttl: number | undefined;
   owner: string | undefined;
   metadata: string[];
@@ -116,6 +125,8 @@ export function asked(options: LockOptions): Asked {
     steal: Boolean(options.steal),
     ifAvailable: Boolean(options.ifAvailable),
     timeout: time("timeout", options.timeout),
+    keepPlace: time("keepPlace", options.keepPlace),
+    ticket: text("ticket", options.ticket),
     ttl: time("ttl", options.ttl),
     owner: text("owner", options.owner),
     metadata: pairs(options.metadata),

@@ -17,7 +17,7 @@ export interface Request<L, T> {
 /** The platform's options in the order in which it reads them, and ours after those. */
 const NAMES = [
   ...["ifAvailable", "mode", "signal", "steal"],
-  ...["limit", "timeout", "ttl", "owner", "metadata"],
+  ...["limit", "timeout", "keepPlace", "ticket", "ttl", "owner", "metadata"],
   ...["maxHold", "holdAtLeast", "randomDelay", "onWait", "onContended", "onHeldTooLong"],
 ] as (keyof LockOptions)[];
 

@@ -33,6 +33,7 @@ pub(crate) fn to_js(error: &Error) -> JsValue {
         ("lock", error.lock().map(|name| name.as_str().into())),
         ("backend", error.backend().map(Into::into)),
         ("waiting", error.waiting().map(seen::waiting)),
+        ("ticket", error.ticket().map(|ticket| ticket.reveal().into())),
         ("retryAfter", error.retry_after().map(seen::millis)),
         ("reason", error.lost_reason().map(|reason| reason.to_string().into())),
     ]);

@@ -9,7 +9,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 use windlass::Guard;
 
-use crate::{callbacks::OneThread, error::to_js, locker::promise, options::duration, seen};
+use crate::{callbacks::Callback, error::to_js, locker::promise, options::duration, seen};
 
 /// A held lock. Its drop releases the lock, but nothing counts on that: when JavaScript drops something, nobody knows.
 #[wasm_bindgen]
@@ -74,7 +74,7 @@ impl Held {
         spawn_local(async move {
             let Either::Left(_) = future::select(pin!(lost), given_back).await else { return };
             if let Some(Err(error)) = guard.upgrade().map(|guard| guard.check()) {
-                OneThread::new(tell).call(&to_js(&error));
+                Callback::new(tell).call(&to_js(&error));
             }
         });
     }

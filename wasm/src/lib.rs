@@ -13,3 +13,7 @@ mod watch;
 pub use held::Held;
 pub use locker::{Asking, Locker, connect};
 pub use watch::Watch;
+
+/// A third of the code of the standard library's.
+#[global_allocator]
+static ALLOCATOR: talc::wasm::WasmDynamicTalc = talc::wasm::new_wasm_dynamic_allocator();

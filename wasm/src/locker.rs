@@ -83,6 +83,12 @@ impl Locker {
         promise(async move { Ok(Held::new(locker.attach(&ticket.parse()?).await?).into()) })
     }
 
+    /// Gives back what a ticket is for.
+    pub fn release(&self, ticket: String) -> Promise {
+        let locker = self.0.clone();
+        promise(async move { locker.release(&ticket.parse()?).await.map(|()| JsValue::UNDEFINED) })
+    }
+
     /// Who holds and who waits.
     pub fn list(&self, prefix: String) -> Promise {
         let locker = self.0.clone();
@@ -134,7 +140,8 @@ impl Locker {
 
 async fn acquire(locker: &windlass::Locker, names: &[String], how: &Asked) -> Result<Option<Vec<Guard>>> {
     // One is just the shortest list.
-    let locks = locker.lock_all(names).with(|lock| how.apply(lock));
+    let ticket = how.ticket()?;
+    let locks = locker.lock_all(names).with(|lock| how.apply(lock).ticket(ticket));
     if how.if_available() { locks.try_acquire().await } else { locks.await.map(Some) }
 }
 

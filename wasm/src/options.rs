@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use js_sys::Function;
 use wasm_bindgen::prelude::*;
-use windlass::{ConnectOptions, Lock};
+use windlass::{ConnectOptions, Lock, Result, Ticket};
 
 use crate::{
-    callbacks::{OneThread, token_source},
+    callbacks::{Callback, token_source},
     seen,
 };
 
@@ -38,6 +38,10 @@ extern "C" {
     pub(crate) fn if_available(this: &Asked) -> bool;
     #[wasm_bindgen(method, getter)]
     fn timeout(this: &Asked) -> Option<f64>;
+    #[wasm_bindgen(method, getter, js_name = keepPlace)]
+    fn keep_place(this: &Asked) -> Option<f64>;
+    #[wasm_bindgen(method, getter, js_name = ticket)]
+    fn asked_ticket(this: &Asked) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = ttl)]
     fn asked_ttl(this: &Asked) -> Option<f64>;
     #[wasm_bindgen(method, getter, js_name = owner)]
@@ -75,6 +79,10 @@ impl Connecting {
 }
 
 impl Asked {
+    pub(crate) fn ticket(&self) -> Result<Option<Ticket>> {
+        self.asked_ticket().map(|ticket| ticket.parse()).transpose()
+    }
+
     pub(crate) fn apply(&self, mut lock: Lock) -> Lock {
         lock = match self.mode().as_str() {
             "shared" => lock.shared(),
@@ -98,14 +106,15 @@ impl Asked {
         if let Some(longest) = self.random_delay() {
             lock = lock.random_delay(duration(longest));
         }
-        if let Some(tell) = self.on_contended().map(OneThread::new) {
+        if let Some(tell) = self.on_contended().map(Callback::new) {
             lock = lock.on_contended(move |_| drop(tell.call(&JsValue::UNDEFINED)));
         }
-        if let Some(tell) = self.on_held_too_long().map(OneThread::new) {
+        if let Some(tell) = self.on_held_too_long().map(Callback::new) {
             lock = lock.on_held_too_long(move |_| drop(tell.call(&JsValue::UNDEFINED)));
         }
-        let tell = OneThread::new(self.on_wait());
+        let tell = Callback::new(self.on_wait());
         lock.timeout(self.timeout().map(duration))
+            .keep_place(self.keep_place().map(duration))
             .max_hold(self.max_hold().map(duration))
             .on_wait(move |waiting| drop(tell.call(&seen::waiting(waiting))))
     }

@@ -79,6 +79,20 @@ fn a_data_directory_is_of_one_server() {
 }
 
 #[test]
+fn a_store_is_one_that_servers_can_share() {
+    for (store, more, status, advice) in [
+        ("memory:", &[][..], 64, "etcd://"),
+        ("nonsense", &[], 64, "is not a URL"),
+        ("http://127.0.0.1:1", &["--ephemeral"], 64, "--ephemeral"),
+        ("http://127.0.0.1:1", &["--data-dir", "somewhere"], 64, "--data-dir"),
+    ] {
+        let refused = output(windlass(["serve", "--store", store, "--listen", "127.0.0.1:0"]).args(more));
+        assert_eq!(refused.status.code(), Some(status), "{refused:?}");
+        assert!(stderr(&refused).contains(advice), "{refused:?}");
+    }
+}
+
+#[test]
 fn an_address_that_cannot_be_had_is_told() {
     let place = Place::new();
     let server = serve(&place, &["--ephemeral"]);

@@ -204,6 +204,7 @@ impl Backend for FileBackend {
             forgets_names: false,
             fencing_token: true,
             see: true,
+            keep_place: false,
         }
     }
 

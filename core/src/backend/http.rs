@@ -33,16 +33,19 @@ use crate::{
     error::{Error, ErrorKind, LostReason, Result},
     json::Json,
     name::{ClaimId, Name},
-    protocol::{self, Acquire, AcquireAll, Acquired, ClaimRef, Problem, Proven, Terms, kind_of, millis},
+    protocol::{self, Acquire, AcquireAll, Acquired, ClaimRef, Proven, Terms, millis},
     rt::Runtime,
     table::Kept,
     time::Moment,
-    transport::{Request, Response, Streamed, Transport},
+    transport::{Request, Streamed, Transport},
     wire::{Answer, Question},
 };
 
+mod answers;
 #[cfg(test)]
 mod races;
+
+use answers::{another_server, is_hint, json, refusal, told, with_reason};
 
 /// How long requests of an acquire are held open, but for the first one.
 const WAIT: Duration = Duration::from_secs(60);
@@ -70,10 +73,15 @@ pub struct HttpBackend {
     base: String,
     /// Who the server knows us as.
     client: ClaimId,
-    /// What was granted: what parked renewals are about, and what is shown to a server that has forgotten it.
-    held: Mutex<BTreeMap<ClaimId, Proven>>,
+    /// What was granted: what parked renewals are about, and what is shown to a server that has forgotten it. Boxed, so that
+    /// this tree is the same code as that of the session.
+    held: Mutex<BTreeMap<ClaimId, Box<Proven>>>,
     /// Rings when that is no longer nothing.
     begun: Event,
+    /// News of it that came along with a renewal.
+    unheard: Mutex<Vec<protocol::News>>,
+    /// What the server can do, by its last answer.
+    can: Mutex<Capabilities>,
 }
 
 impl HttpBackend {
@@ -107,6 +115,8 @@ impl HttpBackend {
             client,
             held: Mutex::default(),
             begun: Event::new(),
+            unheard: Mutex::default(),
+            can: Mutex::new(Capabilities::ALL),
         })
     }
 
@@ -121,27 +131,52 @@ impl HttpBackend {
         }
     }
 
-    /// Asks, and reads the answer.
-    async fn post<A: Answer>(&self, path: &str, question: &impl Question, timeout: Duration) -> Result<A> {
+    /// Asks; the answer as it comes is for [`read`](Self::read).
+    async fn post(&self, path: &str, question: &Json, timeout: Duration) -> Result<Json> {
         let mut body = String::new();
-        question.json().write(&mut body);
-        let answer = self.transport.send(self.request("POST", path, body.into_bytes(), timeout)).await;
-        answer.and_then(|response| read(&response)).map_err(|error| error.with_backend(&self.url))
+        question.write(&mut body);
+        self.answer(self.request("POST", path, body.into_bytes(), timeout)).await
     }
 
-    /// Waits for the grant of a question that the server may hold open, asking again as often as need be.
-    async fn granted<G: Answer, Q: Question>(
+    async fn answer(&self, request: Request) -> Result<Json> {
+        let answer = self.transport.send(request).await;
+        let answer = answer.and_then(|response| {
+            let said = json(&response)?;
+            let can = Capabilities::all_but(response.missing.as_deref().unwrap_or_default());
+            *self.can.lock().unwrap_or_else(PoisonError::into_inner) = can;
+            Ok(said)
+        });
+        answer.map_err(|error| error.with_backend(&self.url))
+    }
+
+    fn read<A: Answer>(&self, answer: &Json) -> Result<A> {
+        A::read(answer).ok_or_else(|| another_server().with_backend(&self.url))
+    }
+
+    /// Waits for the grants of a question that the server may hold open, asking again as often as need be. `owner`: to whom,
+    /// where the claims are new.
+    async fn granted(
         &self,
         path: &str,
+        claims: &[Claim],
+        owner: Option<&Owner>,
         waiting: OnWaiting<'_>,
-        question: impl Fn(Duration) -> Q,
-    ) -> Result<Option<(G, Moment)>> {
+        question: &(dyn Fn(Duration) -> Json + Sync),
+    ) -> Result<Option<Vec<Grant>>> {
         let mut wait = Duration::ZERO;
         loop {
             let sent = self.rt.now();
-            match self.post(path, &question(wait), wait + GRACE).await? {
+            match self.read(&self.post(path, &question(wait), wait + GRACE).await?)? {
+                Acquired::Granted { grant, .. } if grant.len() != claims.len() => {
+                    return Err(self.another_question());
+                }
                 Acquired::Granted { grant, held_ms } => {
-                    return Ok(Some((grant, sent.plus(Duration::from_millis(held_ms)))));
+                    let from = sent.plus(Duration::from_millis(held_ms));
+                    let known = owner.is_none();
+                    let each = claims.iter().zip(grant);
+                    return Ok(Some(
+                        each.map(|(claim, grant)| self.grant(claim, owner, known, grant, from)).collect(),
+                    ));
                 }
                 Acquired::Waiting(why) => waiting(why),
                 Acquired::Busy => return Ok(None),
@@ -155,8 +190,12 @@ impl HttpBackend {
         Error::new(ErrorKind::Storage, "the server answers another question").with_backend(&self.url)
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<ClaimId, Proven>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ClaimId, Box<Proven>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unheard(&self) -> MutexGuard<'_, Vec<protocol::News>> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers what was granted; `owner`: to whom, where it is new.
@@ -178,17 +217,19 @@ impl HttpBackend {
             return told;
         }
         let first = held.is_empty();
-        let kept = &mut held.entry(claim.id).or_insert_with(|| Proven {
-            kept: Kept {
-                name: claim.name.clone(),
-                claim: claim.id,
-                mode: grant.mode,
-                ttl_ms: grant.ttl_ms.unwrap_or(millis(LONGEST_PARK) * 3),
-                fencing_token: None,
-                owner: owner.cloned().unwrap_or_default(),
-                for_ms: 0,
-            },
-            proof: String::new(),
+        let kept = held.entry(claim.id).or_insert_with(|| {
+            Box::new(Proven {
+                kept: Kept {
+                    name: claim.name.clone(),
+                    claim: claim.id,
+                    mode: grant.mode,
+                    ttl_ms: grant.ttl_ms.unwrap_or(millis(LONGEST_PARK) * 3),
+                    fencing_token: None,
+                    owner: owner.cloned().unwrap_or_default(),
+                    for_ms: 0,
+                },
+                proof: String::new(),
+            })
         });
         kept.kept.mode = grant.mode;
         kept.kept.fencing_token = Some(grant.fencing_token);
@@ -205,7 +246,9 @@ impl HttpBackend {
 
     /// What shows that a claim was granted, where the server gave it.
     fn proof(&self, claim: &Claim) -> Option<Proven> {
-        self.held().get(&claim.id).filter(|proven| !proven.proof.is_empty()).cloned()
+        let held = self.held();
+        let proven = held.get(&claim.id).filter(|proven| !proven.proof.is_empty());
+        proven.map(|proven| Proven::clone(proven))
     }
 
     fn forget(&self, claim: ClaimId) {
@@ -241,7 +284,13 @@ impl HttpBackend {
                 some.iter().map(|claim| held.contains_key(&claim.id)).collect()
             };
             match self.renew_some(some, known, None).await {
-                Ok((renewed, _)) => renewals.extend(renewed),
+                Ok((renewed, mut news)) => {
+                    let each = some.iter().zip(renewed);
+                    renewals.extend(each.map(|(claim, renewal)| with_reason(claim, renewal, &news)));
+                    let held = self.held();
+                    news.retain(|news| held.contains_key(&news.claim.claim));
+                    self.unheard().append(&mut news);
+                }
                 Err(error) if renewals.is_empty() => return Err(error),
                 // What came through before has come through.
                 Err(error) => {
@@ -295,7 +344,7 @@ impl HttpBackend {
         };
         let timeout = park.map_or(AT_ONCE, |park| park + GRACE);
         let sent = self.rt.now();
-        let answer: protocol::Renewed = self.post("renew", &question, timeout).await?;
+        let answer: protocol::Renewed = self.read(&self.post("renew", &question.json(), timeout).await?)?;
         if answer.claims.len() != claims.len() {
             return Err(self.another_question());
         }
@@ -324,20 +373,8 @@ impl fmt::Debug for HttpBackend {
 #[async_trait]
 impl Backend for HttpBackend {
     fn capabilities(&self) -> Capabilities {
-        // Of a server that keeps its locks itself. One over a store that can do less says so when it is asked.
-        Capabilities {
-            shared: true,
-            permit: true,
-            downgrade: true,
-            upgrade: true,
-            steal: true,
-            force_release: true,
-            fair_between_processes: true,
-            hand_on_between_processes: true,
-            forgets_names: true,
-            fencing_token: true,
-            see: true,
-        }
+        // One over a store that can do less says so with each answer; until the first one it is asked and refuses.
+        *self.can.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn url(&self) -> String {
@@ -346,27 +383,21 @@ impl Backend for HttpBackend {
 
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
         let claim = ask.claim();
-        let question = |wait| Acquire { claim: (&claim).into(), terms: Terms::of(ask, self.client, wait) };
-        let granted = self.granted::<protocol::Grant, _>("acquire", waiting, question).await?;
-        Ok(granted.map(|(grant, from)| self.grant(&claim, Some(&ask.owner), false, grant, from)))
+        let question =
+            |wait| Acquire { claim: (&claim).into(), terms: Terms::of(ask, self.client, wait) }.json();
+        let claims = std::slice::from_ref(&claim);
+        let granted = self.granted("acquire", claims, Some(&ask.owner), waiting, &question).await?;
+        Ok(granted.and_then(|mut grants| grants.pop()))
     }
 
     async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
         let Some(first) = asks.first() else { return Ok(Some(Vec::new())) };
         let claims: Vec<Claim> = asks.iter().map(Ask::claim).collect();
-        let question = |wait| AcquireAll {
-            claims: claims.iter().map(ClaimRef::from).collect(),
-            terms: Terms::of(first, self.client, wait),
+        let question = |wait| {
+            let terms = Terms::of(first, self.client, wait);
+            AcquireAll { claims: claims.iter().map(ClaimRef::from).collect(), terms }.json()
         };
-        let granted = self.granted::<Vec<protocol::Grant>, _>("acquire-all", waiting, question).await?;
-        let Some((grants, from)) = granted else { return Ok(None) };
-        if grants.len() != claims.len() {
-            return Err(self.another_question());
-        }
-        let grants = claims.iter().zip(grants);
-        Ok(Some(
-            grants.map(|(claim, grant)| self.grant(claim, Some(&first.owner), false, grant, from)).collect(),
-        ))
+        self.granted("acquire-all", &claims, Some(&first.owner), waiting, &question).await
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
@@ -380,30 +411,38 @@ impl Backend for HttpBackend {
         let mut rest = claims;
         while !rest.is_empty() {
             let (some, others) = rest.split_at(how_many_fit(MOST_LAST_BYTES, rest.iter().map(named)));
-            let question = protocol::Release { claims: some.iter().map(ClaimRef::from).collect() };
-            self.post::<()>(RELEASE, &question, AT_ONCE).await?;
+            let claims = some.iter().map(ClaimRef::from).collect();
+            let question = protocol::Release { client: Some(self.client), claims };
+            self.post(RELEASE, &question.json(), AT_ONCE).await?;
             rest = others;
         }
         Ok(())
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
-        let question = |wait| protocol::Change { claim: claim.into(), to, wait_ms: Some(millis(wait)) };
-        let granted = self.granted::<protocol::Grant, _>("change", &|_| (), question).await?;
-        let (grant, from) = granted.ok_or_else(|| self.another_question())?;
-        Ok(self.grant(claim, None, true, grant, from))
+        let client = Some(self.client);
+        let question =
+            |wait| protocol::Change { client, claim: claim.into(), to, wait_ms: Some(millis(wait)) }.json();
+        let claims = std::slice::from_ref(claim);
+        let granted = self.granted("change", claims, None, &|_| (), &question).await?;
+        granted.and_then(|mut grants| grants.pop()).ok_or_else(|| self.another_question())
     }
 
     async fn hear(&self) -> Result<Vec<News>> {
         loop {
             let begun = self.begun.listen();
+            let unheard = std::mem::take(&mut *self.unheard());
+            if !unheard.is_empty() {
+                return Ok(unheard.into_iter().map(told).collect());
+            }
             let held: Vec<(Claim, Duration)> = {
                 let held = self.held();
-                let one = |proven: &Proven| {
-                    let claim = Claim { name: proven.kept.name.clone(), id: proven.kept.claim };
-                    (claim, Duration::from_millis(proven.kept.ttl_ms))
-                };
-                held.values().map(one).collect()
+                let kept = held.values().map(|proven| &proven.kept);
+                kept.map(|kept| {
+                    let claim = Claim { name: kept.name.clone(), id: kept.claim };
+                    (claim, Duration::from_millis(kept.ttl_ms))
+                })
+                .collect()
             };
             let Some(shortest) = held.iter().map(|(_, ttl)| *ttl).min() else {
                 begun.await;
@@ -413,17 +452,8 @@ impl Backend for HttpBackend {
             // News of all claims of this client come with it; those that do not fit are renewed by the keeper in time.
             claims.truncate(how_many_fit(MOST_BYTES, claims.iter().map(named)));
             let park = Some((shortest / 3).min(LONGEST_PARK));
-            let (renewals, told) = self.renew_some(&claims, vec![true; claims.len()], park).await?;
-            let mut news: Vec<News> = told
-                .into_iter()
-                .map(|news| News {
-                    claim: news.claim.into(),
-                    what: match news.what {
-                        protocol::Happening::Lost { reason } => Happening::Lost(reason),
-                        protocol::Happening::Contended => Happening::Contended,
-                    },
-                })
-                .collect();
+            let (renewals, news) = self.renew_some(&claims, vec![true; claims.len()], park).await?;
+            let mut news: Vec<News> = news.into_iter().map(told).collect();
             let told_lost = |claim: &Claim| {
                 news.iter().any(|news| news.claim == *claim && matches!(news.what, Happening::Lost(_)))
             };
@@ -451,16 +481,16 @@ impl Backend for HttpBackend {
 
     async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
         let path = format!("locks?prefix={}", percent_encode(prefix));
-        let answer = self.transport.send(self.request("GET", &path, Vec::new(), AT_ONCE)).await;
-        let locks: protocol::Locks =
-            answer.and_then(|response| read(&response)).map_err(|error| error.with_backend(&self.url))?;
-        Ok(locks.locks)
+        let answer = self.answer(self.request("GET", &path, Vec::new(), AT_ONCE)).await?;
+        let protocol::Locks { locks } = self.read(&answer)?;
+        Ok(locks)
     }
 
     async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
         let question = protocol::ForceRelease { name: name.clone(), fencing_token };
-        let answer: protocol::ForceReleased = self.post("force-release", &question, AT_ONCE).await?;
-        Ok(answer.taken_from)
+        let answer = self.post("force-release", &question.json(), AT_ONCE).await?;
+        let protocol::ForceReleased { taken_from } = self.read(&answer)?;
+        Ok(taken_from)
     }
 
     async fn changes(&self, prefix: &str) -> Result<BoxStream<'static, Result<()>>> {
@@ -500,47 +530,6 @@ fn how_many_fit(most_bytes: usize, items: impl Iterator<Item = Json>) -> usize {
     items.take_while(fits).count().max(1)
 }
 
-fn read<A: Answer>(response: &Response) -> Result<A> {
-    if !(200..300).contains(&response.status) {
-        return Err(refusal(response));
-    }
-    // An answer to a release says nothing.
-    let body: &[u8] = if response.body.is_empty() { b"null" } else { &response.body };
-    Json::parse(body).as_ref().and_then(A::read).ok_or_else(|| {
-        let message = "what answers there is not a Windlass server of this version: look at the URL";
-        Error::new(ErrorKind::Storage, message)
-    })
-}
-
-/// The error that a status other than 200 is.
-fn refusal(response: &Response) -> Error {
-    let problem = Json::parse(&response.body).as_ref().and_then(Problem::read);
-    let error = match problem.filter(|problem| !problem.kind.is_empty()) {
-        Some(problem) => problem.into_error(),
-        None => {
-            let status = response.status;
-            let message = match status {
-                404 => format!("HTTP status {status}: there is no Windlass server at this URL"),
-                301 | 302 | 307 | 308 => {
-                    format!("HTTP status {status}: the server has moved; use its new URL")
-                }
-                _ => format!("HTTP status {status}"),
-            };
-            Error::new(kind_of(status), message)
-        }
-    };
-    match (error.retry_after(), response.retry_after) {
-        (None, Some(after)) => error.with_retry_after(after),
-        _ => error,
-    }
-}
-
-/// Whether a piece of a stream of events has some of an event in it, and not only what keeps the connection open. Pieces end
-/// anywhere; a hint too many costs a look.
-fn is_hint(piece: &[u8]) -> bool {
-    piece.iter().any(|byte| !b":\r\n".contains(byte))
-}
-
 /// For the value of a query.
 fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
@@ -552,21 +541,4 @@ fn percent_encode(text: &str) -> String {
         }
         encoded
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_is_seen_in_whatever_pieces_it_comes() {
-        let event = b"id: 1\nevent: lock\ndata: {}\n\n";
-        for cut in 1..event.len() - 2 {
-            assert!(event[..cut].iter().any(u8::is_ascii_alphabetic) == is_hint(&event[..cut]), "{cut}");
-            assert!(is_hint(&event[cut..]), "{cut}");
-        }
-        for silence in [&b":\n\n"[..], b":", b"\n", b"\r\n", b""] {
-            assert!(!is_hint(silence));
-        }
-    }
 }

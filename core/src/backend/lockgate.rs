@@ -177,6 +177,7 @@ impl Backend for LockgateBackend {
             forgets_names: false,
             fencing_token: false,
             see: false,
+            keep_place: false,
         }
     }
 

@@ -253,20 +253,8 @@ impl Memory {
 #[async_trait]
 impl Backend for Memory {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            shared: true,
-            permit: true,
-            downgrade: true,
-            upgrade: true,
-            steal: true,
-            force_release: true,
-            // All clients live in this process, or speak through it.
-            fair_between_processes: true,
-            hand_on_between_processes: self.space.expires,
-            forgets_names: true,
-            fencing_token: true,
-            see: true,
-        }
+        // All clients live in this process, or speak through it.
+        Capabilities { hand_on_between_processes: self.space.expires, keep_place: false, ..Capabilities::ALL }
     }
 
     fn url(&self) -> String {

@@ -5,21 +5,17 @@
 //! - **Late timers** (a hidden page's run once a minute, a frozen page's not at all) are survived by all sleepers:
 //!   whether a lock is held is read off the clock, and renewals hang on the server's answers
 //!   ([`Locker::look`](crate::Locker::look) makes up for the rest).
-//! - **JavaScript's values are not `Send`**, and the futures here must be: they wait for a channel, and a local task has the
-//!   timer.
+//! - **JavaScript's values are not `Send`**, and the futures here must be: [`OneThread`] says why they may.
 
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use futures_util::{
-    FutureExt,
-    future::{self, BoxFuture},
-};
+use futures_util::{FutureExt, future::BoxFuture};
 use js_sys::Date;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::spawn_local;
 
-use super::Runtime;
+use super::{OneThread, Runtime};
 use crate::{
     error::Result,
     time::{Millis, Moment},
@@ -57,22 +53,17 @@ impl Runtime for Web {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let (mut wake, sleeping) = oneshot::channel::<()>();
-        spawn_local(async move {
+        let sleeping = async move {
             let mut left = duration;
             while !left.is_zero() {
                 let piece = left.min(LONGEST_TIMEOUT);
                 let (_timer, over) = Timer::start(piece);
-                future::select(over, wake.cancellation()).await;
-                if wake.is_canceled() {
-                    return;
-                }
+                // It rings for as long as the timer is there.
+                let _ = over.await;
                 left = left.saturating_sub(piece);
             }
-            // Whoever slept may be gone.
-            let _ = wake.send(());
-        });
-        sleeping.map(|_| ()).boxed()
+        };
+        OneThread(sleeping).boxed()
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
@@ -86,9 +77,10 @@ impl Runtime for Web {
     #[allow(clippy::disallowed_methods, reason = "this is where randomness comes from")]
     fn random(&self) -> u128 {
         let mut bytes = [0; 16];
-        // Every host that has WebAssembly has crypto.getRandomValues.
-        #[allow(clippy::expect_used)]
-        getrandom::fill(&mut bytes).expect("this JavaScript host has no crypto.getRandomValues");
+        // Every host that has WebAssembly has it.
+        if getrandom::fill(&mut bytes).is_err() {
+            wasm_bindgen::throw_str("this JavaScript host has no crypto.getRandomValues");
+        }
         u128::from_ne_bytes(bytes)
     }
 

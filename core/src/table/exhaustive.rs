@@ -257,6 +257,7 @@ impl Bounds {
                     entry: wish.entry,
                     ttl: Duration::from_millis(TTL),
                     owner: Arc::default(),
+                    keep: Duration::ZERO,
                 };
                 match world.table.acquire(now, &ask, Origin(0), &mut effects) {
                     Outcome::Granted(granted) => {

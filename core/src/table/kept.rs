@@ -123,6 +123,7 @@ mod tests {
             entry: Entry::Queue,
             ttl: Duration::from_secs(10),
             owner: Arc::new(owner),
+            keep: Duration::ZERO,
         }
     }
 

@@ -99,7 +99,8 @@ mod tests {
         let mut ask = |table: &mut Table, at, id, entry| {
             let Claim { name, id: claim_id } = claim(id);
             let ttl = Duration::from_secs(10);
-            let ask = Ask { name, claim_id, mode: Mode::Exclusive, entry, ttl, owner: Arc::default() };
+            let (owner, keep) = (Arc::default(), Duration::ZERO);
+            let ask = Ask { name, claim_id, mode: Mode::Exclusive, entry, ttl, owner, keep };
             let _ = table.acquire(Millis(at), &ask, Origin(0), &mut effects);
         };
         ask(&mut table, 0, 1, Entry::Queue);

@@ -15,6 +15,7 @@ fn ask(name: &str, id: u128, mode: Mode) -> Ask {
         entry: Entry::Queue,
         ttl: Duration::from_secs(1),
         owner: Arc::default(),
+        keep: Duration::ZERO,
     }
 }
 

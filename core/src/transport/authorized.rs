@@ -263,7 +263,7 @@ mod tests {
     impl Transport for Takes {
         fn send(&self, request: Request) -> BoxFuture<'static, Result<Response>> {
             let body = request.token.unwrap_or_default().into_bytes();
-            ready(Ok(Response { status: 200, retry_after: None, body })).boxed()
+            ready(Ok(Response { status: 200, retry_after: None, missing: None, body })).boxed()
         }
 
         fn stream(&self, _: Request) -> BoxFuture<'static, Result<Streamed>> {

@@ -12,6 +12,7 @@ use reqwest::{Certificate, Client, header};
 use super::{Duration, NotSent, Request, Response, Streamed, Transport};
 use crate::{
     error::{Error, ErrorKind, Result},
+    protocol::MISSING,
     rt::Runtime,
     within::within,
 };
@@ -156,8 +157,9 @@ impl Transport for Native {
 
 async fn read_all(mut response: reqwest::Response) -> Result<Response> {
     let status = response.status().as_u16();
-    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let retry_after = retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let retry_after = header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let missing = header(MISSING).map(str::to_owned);
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(trouble)? {
         if body.len() + piece.len() > MOST {
@@ -165,7 +167,7 @@ async fn read_all(mut response: reqwest::Response) -> Result<Response> {
         }
         body.extend_from_slice(&piece);
     }
-    Ok(Response { status, retry_after, body })
+    Ok(Response { status, retry_after, missing, body })
 }
 
 /// What went wrong on the way, without the URL, which the caller knows.

@@ -2,22 +2,22 @@
 //!
 //! - **A request goes out at once**, in the call and not in a task that runs later: the last words of a page that is being
 //!   closed are sent in time.
-//! - **A dropped future aborts its request.** JavaScript's values are not `Send`, and the futures of a
-//!   [`Transport`] are: they wait for a channel, and a local task has the request until nobody waits for it.
+//! - **A dropped future aborts its request**, and a dropped stream its own. JavaScript's values are not `Send`, and the futures of
+//!   a [`Transport`] are: [`OneThread`] says why they may.
 //! - **Time-outs are ours**: what `fetch` says of an aborted request differs from host to host.
 //! - **A browser tells a page nothing of why** a request failed: a server that is down, one that does not allow the page's
 //!   origin, and a policy of the page look the same, and the message names all three.
 
 use std::{pin::pin, time::Duration};
 
-use futures_channel::{mpsc, oneshot};
 use futures_util::{
-    FutureExt, SinkExt, StreamExt,
+    FutureExt, Stream, StreamExt,
     future::{self, BoxFuture, Either},
+    stream,
 };
 use js_sys::{Error as JsError, JsString, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, prelude::*};
-use wasm_bindgen_futures::{JsFuture, spawn_local};
+use wasm_bindgen_futures::JsFuture;
 use web_sys::{
     AbortController, Headers, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response as Fetched,
 };
@@ -25,7 +25,8 @@ use web_sys::{
 use super::{Request, Response, Streamed, Transport};
 use crate::{
     error::{Error, ErrorKind, Result},
-    rt::{Runtime, Web as Host},
+    protocol::MISSING,
+    rt::{OneThread, Runtime, Web as Host},
 };
 
 /// The longest answer that is read.
@@ -48,28 +49,20 @@ pub(crate) struct Web;
 impl Transport for Web {
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Response>> {
         let sent = Sent::new(&request);
-        there(async move { within(request.timeout, sent?.whole()).await? })
+        OneThread(async move { within(request.timeout, sent?.whole()).await? }).boxed()
     }
 
     fn stream(&self, request: Request) -> BoxFuture<'static, Result<Streamed>> {
         let sent = Sent::new(&request);
-        there(async move {
+        let answer = async move {
             let sent = sent?;
             let fetched = within(request.timeout, sent.answer()).await??;
             if fetched.status() != 200 {
                 return read_all(&fetched).await.map(Streamed::Refused);
             }
-            let (tell, body) = mpsc::channel(1);
-            let (listening, nobody_listens) = oneshot::channel::<()>();
-            spawn_local(async move {
-                // Its drop aborts the request.
-                let _sent = sent;
-                future::select(pin!(read_on(&fetched, tell)), nobody_listens).await;
-            });
-            // Dropped with the stream, whatever is under way.
-            let body = body.inspect(move |_| _ = &listening);
-            Ok(Streamed::Body(body.boxed()))
-        })
+            Ok(Streamed::Body(OneThread(pieces(sent, &fetched)).boxed()))
+        };
+        OneThread(answer).boxed()
     }
 }
 
@@ -129,23 +122,6 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Result<T
     }
 }
 
-/// Runs a piece of work as a local task, and gives it up when nobody waits for it any more.
-fn there<T: Send + 'static>(
-    work: impl Future<Output = Result<T>> + 'static,
-) -> BoxFuture<'static, Result<T>> {
-    let (mut tell, answer) = oneshot::channel();
-    spawn_local(async move {
-        let done = match future::select(pin!(work), tell.cancellation()).await {
-            Either::Left((done, _)) => done,
-            Either::Right(_) => return,
-        };
-        // Whoever asked may be gone.
-        let _ = tell.send(done);
-    });
-    let gone = || Err(Error::new(ErrorKind::Closed, "this JavaScript host has ended the request's task"));
-    answer.map(move |answer| answer.unwrap_or_else(|_| gone())).boxed()
-}
-
 async fn read_all(fetched: &Fetched) -> Result<Response> {
     let broken = |thrown: JsValue| trouble(&thrown);
     let buffer = JsFuture::from(fetched.array_buffer().map_err(broken)?).await.map_err(broken)?;
@@ -153,27 +129,27 @@ async fn read_all(fetched: &Fetched) -> Result<Response> {
     if body.length() > MOST {
         return Err(Error::new(ErrorKind::Storage, "the server's answer is longer than 16 MiB"));
     }
-    let retry_after = fetched.headers().get("retry-after").ok().flatten();
+    let header = |name| fetched.headers().get(name).ok().flatten();
+    let (retry_after, missing) = (header("retry-after"), header(MISSING));
     let retry_after = retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
     // A browser shows of a redirect only that it was one, and says 0.
     let status = if fetched.status() == 0 { 302 } else { fetched.status() };
-    Ok(Response { status, retry_after, body: body.to_vec() })
+    Ok(Response { status, retry_after, missing, body: body.to_vec() })
 }
 
-async fn read_on(fetched: &Fetched, mut tell: mpsc::Sender<Result<Vec<u8>>>) {
-    let Some(body) = fetched.body() else { return };
-    let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
-    loop {
-        let piece = JsFuture::from(reader.read()).await;
-        let piece = match piece.map(|piece| Reflect::get(&piece, &"value".into())) {
-            Ok(Ok(bytes)) if bytes.is_object() => Ok(bytes.unchecked_into::<Uint8Array>().to_vec()),
-            Ok(_) => return,
-            Err(thrown) => Err(trouble(&thrown)),
-        };
-        if tell.send(piece).await.is_err() {
-            return;
+/// The body as it comes, until it ends or breaks off. The request is aborted when this is dropped.
+fn pieces(sent: Sent, fetched: &Fetched) -> impl Stream<Item = Result<Vec<u8>>> + 'static {
+    let reader = fetched.body().map(|body| body.get_reader().unchecked_into::<ReadableStreamDefaultReader>());
+    stream::unfold(reader.map(|reader| (sent, reader)), async |reading| {
+        let (sent, reader) = reading?;
+        match JsFuture::from(reader.read()).await.map(|piece| Reflect::get(&piece, &"value".into())) {
+            Ok(Ok(bytes)) if bytes.is_object() => {
+                Some((Ok(bytes.unchecked_into::<Uint8Array>().to_vec()), Some((sent, reader))))
+            }
+            Ok(_) => None,
+            Err(thrown) => Some((Err(trouble(&thrown)), None)),
         }
-    }
+    })
 }
 
 /// What went wrong on the way.

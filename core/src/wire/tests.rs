@@ -55,16 +55,28 @@ fn the_server_reads_what_the_client_asks() {
                 entry,
                 ttl_ms: 15_000,
                 wait_ms: Some(0),
+                keep_ms: Some(1),
                 owner: somebody().owner,
                 metadata: somebody().metadata,
             };
-            let bare = Terms { client: None, wait_ms: None, metadata: BTreeMap::new(), ..full.clone() };
+            let bare = Terms {
+                client: None,
+                wait_ms: None,
+                keep_ms: None,
+                metadata: BTreeMap::new(),
+                ..full.clone()
+            };
             for terms in [full, bare] {
                 asked(&Acquire { claim: claim_ref(), terms: terms.clone() });
                 asked(&AcquireAll { claims: vec![claim_ref(), claim_ref()], terms });
             }
         }
-        asked(&Change { claim: claim_ref(), to: mode, wait_ms: Some(1) });
+        asked(&Change {
+            client: Some(ClaimId::from_u128(8)),
+            claim: claim_ref(),
+            to: mode,
+            wait_ms: Some(1),
+        });
         let kept = Kept {
             name: name(),
             claim: ClaimId::from_u128(9),
@@ -82,9 +94,10 @@ fn the_server_reads_what_the_client_asks() {
             proven,
         });
     }
-    asked(&Change { claim: claim_ref(), to: Mode::Shared, wait_ms: None });
+    asked(&Change { client: None, claim: claim_ref(), to: Mode::Shared, wait_ms: None });
     asked(&Renew { client: None, claims: Vec::new(), park_ms: None, proven: Vec::new() });
-    asked(&Release { claims: vec![claim_ref()] });
+    asked(&Release { client: None, claims: vec![claim_ref()] });
+    asked(&Release { client: Some(ClaimId::from_u128(8)), claims: vec![claim_ref()] });
     asked(&ForceRelease { name: name(), fencing_token: Some(3) });
     asked(&ForceRelease { name: name(), fencing_token: None });
 }
@@ -101,12 +114,14 @@ fn the_client_reads_what_the_server_answers() {
         LostReason::SessionEnded,
     ];
     for mode in modes() {
-        answered(&Acquired::Granted { grant: grant(mode, Some(10)), held_ms: 3 });
         answered(&Acquired::Granted { grant: vec![grant(mode, None); 2], held_ms: 0 });
+        let single = serde_json::to_vec(&Acquired::Granted { grant: grant(mode, Some(10)), held_ms: 3 });
+        let list = Acquired::Granted { grant: vec![grant(mode, Some(10))], held_ms: 3 };
+        assert_eq!(Acquired::read(&Json::parse(&single.unwrap()).unwrap()), Some(list));
     }
-    answered(&Acquired::<Grant>::Busy);
-    answered(&Acquired::<Grant>::Waiting(Waiting { holders: holders(), place: Some(3) }));
-    answered(&Acquired::<Grant>::Waiting(Waiting { holders: Vec::new(), place: None }));
+    answered(&Acquired::<Vec<Grant>>::Busy);
+    answered(&Acquired::<Vec<Grant>>::Waiting(Waiting { holders: holders(), place: Some(3) }));
+    answered(&Acquired::<Vec<Grant>>::Waiting(Waiting { holders: Vec::new(), place: None }));
 
     let error =
         Error::new(ErrorKind::Denied, "no").with_lock(&name()).with_retry_after(Duration::from_millis(7));
@@ -138,7 +153,7 @@ fn what_is_another_answer_is_none() {
         r#"{"claims":[{"state":"else"}],"held_ms":1}"#,
     ] {
         let json = Json::parse(text.as_bytes()).unwrap();
-        assert_eq!(Acquired::<Grant>::read(&json), None, "{text}");
+        assert_eq!(Acquired::<Vec<Grant>>::read(&json), None, "{text}");
         assert_eq!(Renewed::read(&json), None, "{text}");
         assert_eq!(Problem::read(&json).filter(|problem| !problem.kind.is_empty()), None, "{text}");
     }

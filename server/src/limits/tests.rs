@@ -1,6 +1,7 @@
 use windlass::{ClaimId, Mode, ask::Term, time::Moment};
 
 use super::*;
+use crate::parked::GRACE;
 
 fn ledger(limits: Limits) -> (Arc<Ledger>, Arc<str>) {
     (Arc::new(Ledger::new(limits, None)), "team-a".into())
@@ -11,7 +12,7 @@ fn claim(id: u128) -> Claim {
 }
 
 fn asker(account: &Arc<Account>) -> Asker<'_> {
-    Asker { account, most_claims: None, owner: "" }
+    Asker { account, most_claims: None, owner: "", keep: GRACE }
 }
 
 fn grant() -> Grant {
@@ -65,6 +66,23 @@ fn what_ends_is_struck_out() {
     ledger.renewed(&ann, &space, &[claim(7)], &[Renewal::NotHeld]);
     assert_eq!(ledger.count(), (0, 0));
     assert_eq!((ann.claims.load(Ordering::Relaxed), ann.waiters.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[test]
+fn a_place_counts_for_as_long_as_it_is_kept() {
+    let (ledger, space) = ledger(Limits { waiters_each: 1, ..Limits::default() });
+    let ann = Arc::new(Account::default());
+    let keeps = Asker { keep: Duration::from_secs(60), ..asker(&ann) };
+    let begin = |asker, id| ledger.begin(asker, &space, &[claim(id)]).unwrap();
+    let waiting = begin(keeps, 1);
+    waiting.waits().unwrap();
+    drop(waiting);
+    ledger.sweep(Instant::now() + Duration::from_secs(55));
+    let mut another = begin(asker(&ann), 2);
+    assert_eq!(another.waits(), Err(TooMany::OfOne("waiting claims", 1)));
+    another.take_back();
+    ledger.sweep(Instant::now() + Duration::from_secs(65));
+    assert_eq!(ledger.count(), (0, 0));
 }
 
 #[test]

@@ -150,6 +150,7 @@ mod tests {
             entry: Entry::Queue,
             ttl: DEFAULT_TTL,
             owner: Arc::new(Owner::default()),
+            keep: Duration::ZERO,
         };
         let given = async |id| {
             view.acquire(&ask(id), &|_| ()).await.unwrap().expect("granted");

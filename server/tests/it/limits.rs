@@ -99,7 +99,7 @@ async fn what_one_question_may_have() {
     let address = serve(ServerOptions { limits, ..ServerOptions::default() }).await;
     let with = |more: &str| acquire("n", &id()).replace('{', &format!("{{{more}"));
     let large = format!(r#""owner":"{}","#, "o".repeat(4000));
-    for body in [with(r#""ttl_ms":60000,"#), with(&large)] {
+    for body in [with(r#""ttl_ms":60000,"#), with(r#""keep_ms":30001,"#), with(&large)] {
         let answer = ask(address, "POST", "/v1/a/acquire", &[], &body).await;
         assert_eq!(answer.status, 400, "{answer:?}");
     }

@@ -9,6 +9,7 @@ mod audit;
 mod disk;
 mod limits;
 mod openapi;
+mod places;
 mod sites;
 mod slow;
 mod tls;

@@ -192,7 +192,7 @@ fn paths(schemas: &mut Schemas) -> Value {
             schemas,
             "Takes a lock, and waits for it.",
             "Held open until the lock is granted, for `wait_ms` at the \
-            most. Asking again with the same id is always safe: it finds the place in line, or the grant whose answer was lost.",
+            most. Then the claim keeps its place for `keep_ms`. Asking again with the same id is always safe: it finds the place in line, or the grant whose answer was lost.",
             granted,
             &lock,
         ),

@@ -1,6 +1,6 @@
 // Compiled and not run: what a program writes, and what it must not.
 
-import { connect, LockLost, type HeldLock, type Locker, type LostReason, type Snapshot } from "windlass";
+import { connect, LockLost, Timeout, type HeldLock, type Locker, type LostReason, type Snapshot } from "windlass";
 
 const locks: Locker = await connect("https://locks.example.com/team-a", { token: "t", ttl: 15_000 });
 
@@ -21,6 +21,8 @@ await using all = await locks.acquireAll(["a", "b"], { mode: "permit", limit: 3 
 const names: string[] = all.map((one) => one.name);
 const { held, pending }: Snapshot = await locks.query();
 for await (const { name, holders, waiters } of locks.watch("job/")) console.log(name, holders, waiters);
+const place: HeldLock = await locks.acquire("deploy", { timeout: 5000, keepPlace: 60_000, ticket: "windlass1:…" });
+await locks.release("windlass1:…");
 try {
   lock.check();
 } catch (error) {
@@ -28,5 +30,9 @@ try {
     const reason: LostReason = error.reason;
     console.log(reason);
   }
+  if (error instanceof Timeout) {
+    const ticket: string | undefined = error.ticket;
+    console.log(ticket);
+  }
 }
-console.log(written, maybe, once, names, held, pending);
+console.log(place, written, maybe, once, names, held, pending);

@@ -34,6 +34,20 @@ export async function answer(request) {
       await lock.release();
       return Response.json({ held });
     }
+    // Takes a place in the queue in one request, and comes back for it in the next ones.
+    case "/queue": {
+      const locks = await windlass.connect(`${server}/edge`, { owner: searchParams.get("owner"), ttl: 60_000 });
+      const options = { timeout: Number(searchParams.get("timeout")), keepPlace: 60_000 };
+      try {
+        const lock = await locks.acquire(searchParams.get("name"), { ...options, ticket: searchParams.get("ticket") ?? undefined });
+        const token = String(lock.fencingToken);
+        await lock.release();
+        return Response.json({ token });
+      } catch (error) {
+        if (error.name !== "Timeout") throw error;
+        return Response.json({ ticket: error.ticket, place: error.waiting.place });
+      }
+    }
     default:
       return new Response("no such page", { status: 404 });
   }

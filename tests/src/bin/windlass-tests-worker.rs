@@ -1,4 +1,4 @@
-//! A program that uses file locks, driven by lines: see `tests/processes.rs`.
+//! A program that uses locks, driven by lines: see `tests/processes.rs`.
 //!
 //! ```text
 //! worker URL LOG
@@ -10,7 +10,7 @@
 //! count                               -> "count DESCRIPTORS THREADS"
 //! inherit NAME                        -> "inherited PID OWNER": a child acquires a lock that was made before the fork
 //! ```
-//! While it holds in `turns` it writes `from to mode token` to the log, by the clock that all processes share.
+//! What it believed in `turns` it writes to the log.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::{
@@ -21,15 +21,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    process::{Pid, WaitOptions, waitpid},
-    time::{ClockId, clock_gettime},
+use rustix::process::{Pid, WaitOptions, waitpid};
+use windlass::{Guard, Lock, Locker, connect, rt::thread};
+use windlass_tests::{
+    beliefs::{Belief, nanos},
+    place::block_on,
 };
-use windlass::{
-    Guard, Lock, Locker, connect,
-    rt::{Native, Runtime, thread},
-};
-use windlass_tests::place::block_on;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -112,14 +109,9 @@ fn turns(locker: &Locker, log: &File, words: &[String]) -> u32 {
     let mut turns = 0;
     while nanos() < end {
         let guard = block_on(mode(locker.lock(name), mode_name).into_future()).unwrap();
-        let from = nanos();
-        block_on(Native.sleep(hold));
-        let to = nanos();
-        // What it believes at the end it has believed all along.
-        if guard.is_held() {
-            let line = format!("{from} {to} {mode_name} {}\n", guard.fencing_token());
+        if let Some(belief) = Belief::hold(&guard, hold) {
             let mut log = log;
-            log.write_all(line.as_bytes()).unwrap();
+            log.write_all(format!("{belief}\n").as_bytes()).unwrap();
             turns += 1;
         }
         if turns % 2 == 0 { drop(guard) } else { block_on(guard.release()).unwrap() }
@@ -133,10 +125,4 @@ fn mode(lock: Lock, mode: &str) -> Lock {
         "shared" => lock.shared(),
         permit => lock.permit(permit.strip_prefix("permit-").expect("a mode").parse().unwrap()),
     }
-}
-
-/// A clock that all processes share.
-fn nanos() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

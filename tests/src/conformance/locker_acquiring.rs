@@ -13,6 +13,8 @@ use windlass::{ErrorKind, Locker, Mode};
 use crate::place::{Place, polled, task, yield_now};
 
 const SHORT: Duration = Duration::from_millis(80);
+/// In which a first answer comes, from whatever place.
+const ANSWERED: Duration = Duration::from_secs(1);
 
 pub async fn a_guard_holds(place: &dyn Place) {
     let (one, two) = (place.locker(), place.locker());
@@ -33,7 +35,7 @@ pub async fn timeout_says_who_holds_it(place: &dyn Place) {
         return;
     }
     let guard = one.lock("lock").owner("ann@host:1").await.unwrap();
-    let error = place.soon("a timeout", two.lock("lock").timeout(SHORT).into_future()).await.unwrap_err();
+    let error = place.soon("a timeout", two.lock("lock").timeout(ANSWERED).into_future()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     let waiting = error.waiting().expect("who holds it");
     assert_eq!(waiting.holders.len(), 1);
@@ -158,7 +160,7 @@ pub async fn on_wait_wraps_the_wait(place: &dyn Place) {
         })
     };
     let guard = one.lock("lock").owner("holder").await.unwrap();
-    let error = place.soon("a timeout", waits().timeout(SHORT).into_future()).await.unwrap_err();
+    let error = place.soon("a timeout", waits().timeout(ANSWERED).into_future()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(*seen.lock().unwrap(), ["holder", "over"], "by a timeout");
 

@@ -10,7 +10,7 @@ use futures_util::{
 use serde::Serialize;
 
 use super::*;
-use crate::{ask::Entry, rt::Native};
+use crate::{ask::Entry, rt::Native, transport::Response};
 
 /// Requests, each with what answers it.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ async fn answered<T>(
 }
 
 fn json(value: &impl Serialize) -> Result<Response> {
-    Ok(Response { status: 200, retry_after: None, body: serde_json::to_vec(value).unwrap() })
+    Ok(Response { status: 200, retry_after: None, missing: None, body: serde_json::to_vec(value).unwrap() })
 }
 
 fn gone() -> Error {
@@ -75,6 +75,7 @@ async fn holding() -> (Arc<Wire>, HttpBackend, Claim) {
         entry: Entry::Queue,
         ttl: Duration::from_secs(10),
         owner: Arc::default(),
+        keep: Duration::ZERO,
     };
     let granted = json(&Acquired::Granted { grant: grant(), held_ms: 0 });
     answered(&wire, "acquire", backend.acquire(&ask, &|_| ()), granted).await.unwrap().unwrap();
@@ -98,7 +99,42 @@ async fn what_was_released_while_its_renewal_was_under_way_is_not_taken_up_again
 #[tokio::test]
 async fn an_answer_that_knows_nothing_is_an_error_and_not_a_reason_to_ask_at_once() {
     let (wire, backend, _) = holding().await;
-    let unknown = renewed(protocol::Renewal::Unknown(Problem::of(&gone())));
+    let unknown = renewed(protocol::Renewal::Unknown(protocol::Problem::of(&gone())));
     let heard = answered(&wire, "renew", backend.hear(), unknown).await;
     assert_eq!(heard.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn news_that_come_along_with_a_renewal_are_not_lost() {
+    let (wire, backend, claim) = holding().await;
+    let another = Claim { name: "another".parse().unwrap(), id: ClaimId::from_u128(2) };
+    let news = |claim: &Claim, what| protocol::News { claim: claim.into(), what };
+    let answer = json(&protocol::Renewed {
+        held_ms: 0,
+        claims: vec![protocol::Renewal::NotHeld],
+        news: vec![
+            news(&another, protocol::Happening::Lost { reason: LostReason::ForceReleased }),
+            news(&claim, protocol::Happening::Contended),
+        ],
+        prove: false,
+    });
+    let asked = [another];
+    let outcome = answered(&wire, "renew", backend.renew(&asked), answer).await.unwrap();
+    assert!(matches!(outcome[..], [Renewal::Lost(LostReason::ForceReleased)]), "{outcome:?}");
+    let heard = poll_immediate(backend.hear()).await.expect("at once").unwrap();
+    assert!(
+        matches!(&heard[..], [News { claim: of, what: Happening::Contended }] if *of == claim),
+        "{heard:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_a_server_cannot_do_is_known_after_its_first_answer() {
+    let (wire, backend, claim) = holding().await;
+    assert_eq!(backend.capabilities(), Capabilities::ALL);
+    let answer = renewed(protocol::Renewal::Held(grant())).unwrap();
+    let answer = Ok(Response { missing: Some("upgrade, steal".to_owned()), ..answer });
+    answered(&wire, "renew", backend.renew(&[claim]), answer).await.unwrap();
+    let can = backend.capabilities();
+    assert!(!can.steal && !can.upgrade && can.shared);
 }

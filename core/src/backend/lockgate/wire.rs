@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Response {
-        Response { status, retry_after: None, body: body.into() }
+        Response { status, retry_after: None, missing: None, body: body.into() }
     }
 
     #[test]

@@ -53,7 +53,8 @@ fn claim(id: u128) -> Claim {
 
 fn ask(id: u128, mode: Mode, entry: Entry) -> Ask {
     let Claim { name, id: claim_id } = claim(id);
-    Ask { name, claim_id, mode, entry, ttl: Duration::from_secs(10), owner: Arc::default() }
+    let ttl = Duration::from_secs(10);
+    Ask { name, claim_id, mode, entry, ttl, owner: Arc::default(), keep: Duration::ZERO }
 }
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {

@@ -14,6 +14,7 @@ fn ask(id: u128, mode: Mode) -> Ask {
         entry: Entry::Queue,
         ttl: Duration::from_secs(10),
         owner: Arc::default(),
+        keep: Duration::ZERO,
     }
 }
 

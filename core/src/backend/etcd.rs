@@ -1,0 +1,390 @@
+//! Locks in etcd: a claim is a key on the session's lease, and the oldest keys of a line hold the lock, as with Go's
+//! `concurrency.Mutex`, so that those and ours stand in one line.
+//!
+//! - **An acquire** is one transaction: the key is put, unless it is there, and what stands before it is read. A release
+//!   deletes it. Both travel with others that are under way ([`post`]).
+//! - **Who holds** follows from the create revisions alone ([`line`]); so does the fencing token. That is why nothing can be
+//!   stolen or upgraded here: whoever takes a lock from its holder would have to come after those who wait, whose tokens are given.
+//! - **Waiting** is a watch on the key in the way and on one's own ([`wait`], [`hub`]).
+//! - **The dead go** with their lease; what all claims of a locker have one lease for, and what follows from it, is in
+//!   [`session`].
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use etcd_client::{Client, Compare, CompareOp, PutOptions, TxnOp};
+use futures_channel::oneshot;
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{self, BoxFuture, join_all},
+    stream::{self, BoxStream},
+};
+
+use super::{Backend, Capabilities, OnWaiting, in_turn};
+use crate::{
+    ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status},
+    error::{Error, ErrorKind, LostReason, Result},
+    name::Name,
+    options::unsupported,
+    rt::Runtime,
+};
+
+pub(crate) mod address;
+mod ears;
+mod hub;
+mod keys;
+mod line;
+mod link;
+mod look;
+mod post;
+mod session;
+mod trouble;
+mod value;
+mod wait;
+
+use address::Address;
+use hub::{Happened, Hub, Inbox};
+use keys::Keys;
+use line::{Member, Standing, holders, modes};
+use link::{Link, no_thread};
+use post::{Order, Post};
+use session::{Known, Session};
+use trouble::Trouble;
+use wait::gone;
+
+/// Locks in etcd.
+pub struct EtcdBackend {
+    space: Arc<Space>,
+}
+
+#[derive(Debug)]
+struct Space {
+    rt: Arc<dyn Runtime>,
+    keys: Keys,
+    link: Arc<Link>,
+    post: Arc<Post>,
+    hub: Hub,
+    session: Session,
+    ears: ears::Ears,
+}
+
+impl Space {
+    /// A random number in 0..=1.
+    fn jitter(&self) -> f64 {
+        self.rt.random() as f64 / u128::MAX as f64
+    }
+
+    /// Does a piece of work that goes on when its caller no longer waits for it.
+    fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Trouble>> {
+        let (tell, told) = oneshot::channel();
+        // Whoever asked may be gone.
+        self.rt.spawn(work.map(|outcome| drop(tell.send(outcome))).boxed());
+        told.map(|outcome| outcome.unwrap_or_else(|_| Err(no_thread()))).boxed()
+    }
+
+    /// A claim that has no key is known no longer.
+    fn forget(self: &Arc<Self>, claim: &Claim) -> Option<()> {
+        let known = self.session.claims().remove(&claim.id)?;
+        self.end(&self.keys.of(claim), known, true);
+        Some(())
+    }
+
+    async fn renew(self: &Arc<Self>, claims: &[Claim]) -> Result<Vec<Renewal>, Trouble> {
+        let known: Vec<Option<Known>> = claims.iter().map(|claim| self.session.known(claim)).collect();
+        let leases: BTreeMap<i64, _> =
+            known.iter().flatten().map(|known| (known.lease.id, known.lease.clone())).collect();
+        let keys: Vec<Vec<u8>> = claims.iter().map(|claim| self.keys.of(claim)).collect();
+        let kept = join_all(leases.values().map(|lease| self.keep_alive(lease)));
+        let (kept, found) = future::join(kept, self.some(&keys)).await;
+        let kept: BTreeMap<i64, Result<(), Trouble>> = leases.keys().copied().zip(kept).collect();
+        let found = found?;
+        let each = claims.iter().zip(known).zip(found).map(|((claim, known), found)| {
+            let kept = known.as_ref().and_then(|known| kept.get(&known.lease.id)).cloned();
+            async move { self.renewed(claim, known, found, kept).await }
+        });
+        Ok(join_all(each).await)
+    }
+
+    async fn renewed(
+        self: &Arc<Self>,
+        claim: &Claim,
+        known: Option<Known>,
+        found: Option<Member>,
+        kept: Option<Result<(), Trouble>>,
+    ) -> Renewal {
+        let held = known.filter(|known| known.held.is_some());
+        let Some(member) = found else {
+            let Some(held) = held else { return Renewal::NotHeld };
+            self.forget(claim);
+            return Renewal::Lost(held.lease.over().unwrap_or(LostReason::ForceReleased));
+        };
+        match (held, kept) {
+            (Some(held), Some(kept)) if held.lease.id == member.lease => match kept {
+                Ok(()) => {
+                    if held.lease.is_tainted() {
+                        let go_over = self.clone().go_over(claim.clone(), member, held.lease.ttl);
+                        if let Err(trouble) = self.to_its_end(go_over).await {
+                            return Renewal::Unknown(trouble.into_error());
+                        }
+                    }
+                    let now = self.rt.now();
+                    let renewed = self.session.change(claim.id, |known| {
+                        known.held = Some(now);
+                        known.grant()
+                    });
+                    Renewal::Renewed(renewed.unwrap_or_else(|| held.grant()))
+                }
+                Err(Trouble::LeaseGone) => {
+                    self.forget(claim);
+                    Renewal::Lost(held.lease.over().unwrap_or(LostReason::SessionEnded))
+                }
+                Err(trouble) => Renewal::Unknown(trouble.into_error()),
+            },
+            // It hangs on a lease of somebody else's: from now on on ours.
+            _ => match self.attach(claim, &member).await {
+                Ok(Some(grant)) => Renewal::Renewed(grant),
+                Ok(None) => Renewal::NotHeld,
+                Err(error) => Renewal::Unknown(error),
+            },
+        }
+    }
+
+    async fn attach(self: &Arc<Self>, claim: &Claim, member: &Member) -> Result<Option<Grant>> {
+        let standing = self.standing(claim, member.mode, member.created).await?;
+        if !matches!(standing, Some(Standing::Holds)) {
+            return Ok(None);
+        }
+        let id = member.lease;
+        let lease =
+            self.link.ask(move |mut client: Client| async move { client.lease_time_to_live(id, None).await });
+        let ttl = lease.await.map_err(Trouble::into_error)?.granted_ttl();
+        let ttl = std::time::Duration::from_secs(u64::try_from(ttl).unwrap_or_default().max(1));
+        let lease = self.fresh_lease(ttl).await.map_err(Trouble::into_error)?;
+        if !self.move_here(claim, member, &lease).await.map_err(Trouble::into_error)? {
+            self.forget(claim);
+            return Ok(None);
+        }
+        let now = self.rt.now();
+        let grant = self.session.change(claim.id, |known| {
+            known.held = Some(now);
+            known.grant()
+        });
+        self.session.begun.notify(usize::MAX);
+        Ok(grant)
+    }
+
+    async fn release(self: &Arc<Self>, claims: &[Claim]) -> Result<(), Trouble> {
+        let released: Vec<_> = claims.iter().map(|claim| self.delete(claim)).collect();
+        join_all(released).await.into_iter().collect()
+    }
+
+    /// Deletes a claim's key. What follows from the answer is seen to also for one who does not wait for it.
+    fn delete(self: &Arc<Self>, claim: &Claim) -> BoxFuture<'static, Result<(), Trouble>> {
+        let known = self.session.known(claim).and_then(|_| self.session.claims().remove(&claim.id));
+        let key = self.keys.of(claim);
+        let answer = self.post.put_in(Order {
+            lines: vec![self.keys.line(&claim.name).from],
+            when: Vec::new(),
+            then: vec![TxnOp::delete(key.clone(), None)],
+            otherwise: Vec::new(),
+            bytes: key.len(),
+        });
+        let space = self.clone();
+        self.to_its_end(async move {
+            let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
+            if let Some(known) = known {
+                if answer.is_err() {
+                    space.taint(&known.lease);
+                }
+                space.end(&key, known, answer.is_ok());
+            }
+            answer.map(drop)
+        })
+    }
+
+    async fn downgrade(self: &Arc<Self>, claim: &Claim, to: Mode) -> Result<Grant> {
+        let known = self.session.known(claim).filter(|known| known.held.is_some()).ok_or_else(gone)?;
+        if known.mode == to {
+            return Ok(known.grant());
+        }
+        if (known.mode, to) != (Mode::Exclusive, Mode::Shared) {
+            let message = format!("a claim that is {} cannot become {to}", known.mode);
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        let key = self.keys.of(claim);
+        let found = self.some(std::slice::from_ref(&key)).await.map_err(Trouble::into_error)?;
+        let member = found.into_iter().flatten().next().ok_or_else(gone)?;
+        let value = value::write(to, &member.owner);
+        let order = Order {
+            lines: vec![self.keys.line(&claim.name).from],
+            when: vec![Compare::create_revision(key.clone(), CompareOp::Equal, member.created)],
+            bytes: value.len() + 2 * key.len(),
+            then: vec![TxnOp::put(key, value, Some(PutOptions::new().with_ignore_lease()))],
+            otherwise: Vec::new(),
+        };
+        let done = self.post.send(order).await.map_err(Trouble::into_error)?;
+        let changed = self.session.change(claim.id, |known| {
+            known.mode = to;
+            known.grant()
+        });
+        changed.filter(|_| done.so).ok_or_else(gone)
+    }
+}
+
+impl EtcdBackend {
+    pub(crate) fn new(address: Address, raw_names: bool, rt: Arc<dyn Runtime>) -> Result<Self> {
+        let keys = Keys::new(&address.prefix, raw_names);
+        let link = Arc::new(Link::new(address, rt.clone())?);
+        let (post, hub) = (Post::new(link.clone()), Hub::new(link.clone()));
+        let space =
+            Space { rt, keys, link, post, hub, session: Session::default(), ears: ears::Ears::default() };
+        Ok(Self { space: Arc::new(space) })
+    }
+
+    fn here(&self, error: Error) -> Error {
+        error.with_backend(self.space.link.url())
+    }
+
+    fn trouble(&self, trouble: Trouble) -> Error {
+        self.here(trouble.into_error())
+    }
+
+    fn check(&self, ask: &Ask) -> Result<()> {
+        let missing = match (ask.mode, ask.entry) {
+            (Mode::Upgradable, _) => "upgradable claims",
+            (_, Entry::Steal) => "steal",
+            _ if !ask.keep.is_zero() => "a place in the queue that is kept",
+            _ => return Ok(()),
+        };
+        Err(self.here(unsupported(missing)))
+    }
+}
+
+impl fmt::Debug for EtcdBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdBackend").field("url", &self.space.link.url()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Backend for EtcdBackend {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            shared: true,
+            permit: true,
+            downgrade: true,
+            upgrade: false,
+            steal: false,
+            force_release: true,
+            fair_between_processes: true,
+            hand_on_between_processes: true,
+            forgets_names: true,
+            fencing_token: true,
+            see: true,
+            keep_place: false,
+        }
+    }
+
+    fn url(&self) -> String {
+        self.space.link.url()
+    }
+
+    async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
+        self.check(ask)?;
+        let acquire: BoxFuture<'_, _> = Box::pin(self.space.acquire(ask, waiting));
+        acquire.await.map_err(|error| self.here(error))
+    }
+
+    async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
+        in_turn(self, &self.space.rt, asks, waiting).await
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
+        if claims.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.space.renew(claims).await.map_err(|trouble| self.trouble(trouble))
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Result<()> {
+        self.space.release(claims).await.map_err(|trouble| self.trouble(trouble))
+    }
+
+    async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
+        if to != Mode::Shared {
+            return Err(self.here(unsupported("an upgrade")));
+        }
+        self.space.downgrade(claim, to).await.map_err(|error| self.here(error))
+    }
+
+    async fn hear(&self) -> Result<Vec<News>> {
+        self.space.hear().await.map_err(|trouble| self.trouble(trouble))
+    }
+
+    async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
+        let range = self.space.keys.below(prefix);
+        let (members, _) = self.space.members(&range).await.map_err(|trouble| self.trouble(trouble))?;
+        let mut lines: BTreeMap<Name, Vec<Member>> = BTreeMap::new();
+        for member in members {
+            if let Some(name) = self.space.keys.name_of(&member.key)
+                && name.as_str().starts_with(prefix)
+            {
+                lines.entry(name).or_default().push(member);
+            }
+        }
+        let status = |(name, line): (Name, Vec<Member>)| {
+            let (held, waits) = line.split_at(holders(modes(&line)));
+            Status {
+                name,
+                holders: held.iter().map(Member::as_holder).collect(),
+                waiters: waits.iter().map(Member::as_waiter).collect(),
+            }
+        };
+        Ok(lines.into_iter().map(status).collect())
+    }
+
+    async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
+        let line = self.space.keys.line(name);
+        let (members, _) = self.space.members(&line).await.map_err(|trouble| self.trouble(trouble))?;
+        let mut freed = Vec::new();
+        for member in &members[..holders(modes(&members))] {
+            if fencing_token.is_some_and(|token| token != member.token()) {
+                continue;
+            }
+            let order = Order {
+                lines: vec![line.from.clone()],
+                when: vec![Compare::create_revision(member.key.clone(), CompareOp::Equal, member.created)],
+                then: vec![TxnOp::delete(member.key.clone(), None)],
+                otherwise: Vec::new(),
+                bytes: 2 * member.key.len(),
+            };
+            if self.space.post.send(order).await.map_err(|trouble| self.trouble(trouble))?.so {
+                let (owner, token) = (&member.owner.owner, member.token());
+                tracing::warn!(lock = %name, holder = owner, fencing_token = token, "taken away by force");
+                freed.push(member.as_holder());
+            }
+        }
+        Ok(freed)
+    }
+
+    async fn changes(&self, prefix: &str) -> Result<BoxStream<'static, Result<()>>> {
+        let inbox = Arc::new(Inbox::default());
+        let range = self.space.keys.below(prefix);
+        let watch = self.space.hub.watch(range, &inbox).await.map_err(|trouble| self.trouble(trouble))?;
+        let over = self.here(Error::new(ErrorKind::Unavailable, "the watch in etcd broke"));
+        let hints = stream::unfold((inbox, watch, false), move |(inbox, watch, ended)| {
+            let over = over.clone();
+            async move {
+                if ended {
+                    return None;
+                }
+                let broken = inbox.next().await.iter().any(|(_, news)| matches!(news, Happened::Broken));
+                Some((if broken { Err(over) } else { Ok(()) }, (inbox, watch, broken)))
+            }
+        });
+        Ok(hints.boxed())
+    }
+}

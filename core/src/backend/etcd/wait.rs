@@ -1,0 +1,257 @@
+//! From an ask to a grant.
+
+use std::{sync::Arc, time::Duration};
+
+use etcd_client::{Compare, CompareOp, PutOptions, TxnOp, TxnOpResponse};
+use futures_util::future::{self, Either};
+
+use super::{
+    Space,
+    hub::{Happened, Inbox, Watch},
+    keys::Range,
+    line::{Member, Obstacle, Standing, admits},
+    link::no_thread,
+    look,
+    post::Order,
+    session::{Known, Lease},
+    trouble::Trouble,
+    value,
+};
+use crate::{
+    ask::{Ask, Claim, Entry, Grant, Mode},
+    backend::OnWaiting,
+    error::{Error, ErrorKind, Result},
+};
+
+/// How often a write is tried again that others came before, or whose lease has just ended.
+const TRIES: usize = 50;
+
+/// What became of a put.
+enum Put {
+    /// The key was put there just now, at this revision.
+    Fresh(i64, Vec<TxnOpResponse>),
+    /// What it was conditional on is not so; this was read instead.
+    Not(Vec<TxnOpResponse>),
+}
+
+/// Why a sleep ended.
+enum Woken {
+    ToLook,
+    /// The watches broke.
+    Deaf,
+    /// The lease is over, and with it the claim.
+    Over,
+}
+
+/// The watches of one who waits.
+struct Register {
+    obstacle: Obstacle,
+    inbox: Arc<Inbox>,
+    _watches: [Watch; 2],
+}
+
+impl Space {
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        ask: &Ask,
+        waiting: OnWaiting<'_>,
+    ) -> Result<Option<Grant>, Error> {
+        let (claim, key, line) = (ask.claim(), self.keys.of(&ask.claim()), self.keys.line(&ask.name));
+        for _ in 0..TRIES {
+            let lease = self.lease(ask.ttl).await.map_err(Trouble::into_error)?;
+            let (when, bound) = match ask.entry {
+                Entry::Try if ask.mode != Mode::Exclusive => {
+                    let (members, revision) = self.members(&line).await.map_err(Trouble::into_error)?;
+                    let mine = members.iter().any(|member| member.key == key);
+                    if !mine && !admits(&members, ask.mode) {
+                        return Ok(None);
+                    }
+                    (Compare::mod_revision(line.from.clone(), CompareOp::Less, revision + 1), true)
+                }
+                Entry::Try => (Compare::create_revision(line.from.clone(), CompareOp::Equal, 0), true),
+                _ => (Compare::create_revision(key.clone(), CompareOp::Equal, 0), false),
+            };
+            let mut when = vec![if bound { when.with_range(line.to.clone()) } else { when }];
+            if bound && ask.mode != Mode::Exclusive {
+                when.push(Compare::create_revision(key.clone(), CompareOp::Equal, 0));
+            }
+            let value = value::write(ask.mode, &ask.owner);
+            let mut then =
+                vec![TxnOp::put(key.clone(), value.clone(), Some(PutOptions::new().with_lease(lease.id)))];
+            then.extend(look::questions(&line, ask.mode, None));
+            let order = Order {
+                lines: vec![line.from.clone()],
+                when,
+                then,
+                otherwise: vec![TxnOp::get(key.clone(), None)],
+                bytes: value.len() + 5 * key.len(),
+            };
+            self.enroll(&claim, ask.mode, &lease);
+            let put = match self.put(&claim, order, &lease).await {
+                Err(Trouble::LeaseGone) => continue,
+                put => put.map_err(Trouble::into_error)?,
+            };
+            match put {
+                Put::Fresh(created, answers) => {
+                    self.session.change(claim.id, |known| known.created = created);
+                    let standing = look::answer(&answers, &key, true);
+                    return self.wait(&claim, ask.mode, created, standing, waiting).await.map(Some);
+                }
+                Put::Not(answers) => {
+                    let there = answers.iter().find_map(|answer| match answer {
+                        TxnOpResponse::Get(got) => look::members(got).pop(),
+                        _ => None,
+                    });
+                    match there {
+                        Some(mine) => {
+                            if !self.move_here(&claim, &mine, &lease).await.map_err(Trouble::into_error)? {
+                                continue;
+                            }
+                            let standing = self.standing(&claim, mine.mode, mine.created).await?;
+                            return self
+                                .wait(&claim, mine.mode, mine.created, standing, waiting)
+                                .await
+                                .map(Some);
+                        }
+                        None if ask.entry != Entry::Try => continue,
+                        None => {
+                            self.forget(&claim);
+                            if ask.mode == Mode::Exclusive {
+                                return Ok(None);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "others came in between again and again"))
+    }
+
+    /// Puts a key. What follows from the answer is seen to also for one who does not wait for it.
+    async fn put(self: &Arc<Self>, claim: &Claim, order: Order, lease: &Arc<Lease>) -> Result<Put, Trouble> {
+        let answer = self.post.put_in(order);
+        let (space, claim, lease) = (self.clone(), claim.clone(), lease.clone());
+        let put = self.to_its_end(async move {
+            let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
+            if let Err(trouble) = &answer {
+                space.not_put(&claim, &lease, trouble);
+            }
+            answer
+        });
+        let done = put.await?;
+        Ok(if done.so { Put::Fresh(done.revision, done.answers) } else { Put::Not(done.answers) })
+    }
+
+    /// A claim that is known by its key alone, or hangs on another lease, hangs on this one from now on: its place and its
+    /// token stay. `false`: it has changed meanwhile.
+    pub(super) async fn move_here(
+        self: &Arc<Self>,
+        claim: &Claim,
+        mine: &Member,
+        lease: &Arc<Lease>,
+    ) -> Result<bool, Trouble> {
+        self.enroll(claim, mine.mode, lease);
+        if mine.lease != lease.id {
+            let order = self.to_lease(claim, mine, lease);
+            if let Put::Not(_) = self.put(claim, order, lease).await? {
+                return Ok(false);
+            }
+        }
+        self.session.change(claim.id, |known| (known.created, known.mode) = (mine.created, mine.mode));
+        Ok(true)
+    }
+
+    /// Puts a key on another lease, unless it has changed meanwhile.
+    pub(super) fn to_lease(&self, claim: &Claim, mine: &Member, lease: &Lease) -> Order {
+        let put = PutOptions::new().with_lease(lease.id);
+        Order {
+            lines: vec![self.keys.line(&claim.name).from],
+            when: vec![Compare::mod_revision(mine.key.clone(), CompareOp::Equal, mine.modified)],
+            then: vec![TxnOp::put(mine.key.clone(), mine.value.clone(), Some(put))],
+            otherwise: Vec::new(),
+            bytes: mine.value.len() + 2 * mine.key.len(),
+        }
+    }
+
+    /// Where it stands; `None`: nowhere.
+    pub(super) async fn standing(&self, claim: &Claim, mode: Mode, created: i64) -> Result<Option<Standing>> {
+        let questions = look::questions(&self.keys.line(&claim.name), mode, Some(created));
+        let (answers, _) = self.read(questions).await.map_err(Trouble::into_error)?;
+        Ok(look::answer(&answers, &self.keys.of(claim), false))
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        claim: &Claim,
+        mode: Mode,
+        created: i64,
+        mut standing: Option<Standing>,
+        waiting: OnWaiting<'_>,
+    ) -> Result<Grant> {
+        let mut register: Option<Register> = None;
+        let mut told = None;
+        loop {
+            let (obstacle, why) = match standing {
+                None => return Err(gone()),
+                Some(Standing::Holds) => {
+                    let now = self.rt.now();
+                    let grant = self.session.change(claim.id, |known| {
+                        known.held = Some(now);
+                        known.grant()
+                    });
+                    self.session.begun.notify(usize::MAX);
+                    // Released meanwhile, it is not granted any more.
+                    return grant.ok_or_else(gone);
+                }
+                Some(Standing::Behind { obstacle, waiting }) => (obstacle, waiting),
+            };
+            if told.as_ref() != Some(&why) {
+                waiting(why.clone());
+                told = Some(why);
+            }
+            let known = self.session.known(claim).ok_or_else(gone)?;
+            match &register {
+                Some(at) if at.obstacle == obstacle => match self.sleep(at, &known).await {
+                    Woken::Over => return Err(gone()),
+                    Woken::Deaf => register = None,
+                    Woken::ToLook => {}
+                },
+                _ => register = Some(self.register(claim, obstacle).await.map_err(Trouble::into_error)?),
+            }
+            standing = self.standing(claim, mode, created).await?;
+        }
+    }
+
+    async fn register(&self, claim: &Claim, obstacle: Obstacle) -> Result<Register, Trouble> {
+        let inbox = Arc::new(Inbox::default());
+        let range = match &obstacle {
+            Obstacle::One(key) => Range::of(key.clone()),
+            Obstacle::Any => self.keys.line(&claim.name),
+        };
+        let mine = self.hub.watch(Range::of(self.keys.of(claim)), &inbox);
+        let (theirs, mine) = future::join(self.hub.watch(range, &inbox), mine).await;
+        Ok(Register { obstacle, inbox, _watches: [theirs?, mine?] })
+    }
+
+    /// Until something has happened, or until the fall-back look.
+    async fn sleep(&self, register: &Register, known: &Known) -> Woken {
+        let end = known.lease.end.listen();
+        if known.lease.over().is_some() {
+            return Woken::Over;
+        }
+        let pause = known.lease.ttl.div_f64(2.0 + 2.0 * self.jitter()).max(Duration::from_millis(100));
+        let happened = std::pin::pin!(register.inbox.next());
+        let news = match future::select(happened, future::select(end, self.rt.sleep(pause))).await {
+            Either::Left((news, _)) => news,
+            Either::Right(_) => Vec::new(),
+        };
+        if news.iter().any(|(_, happened)| matches!(happened, Happened::Broken)) {
+            return Woken::Deaf;
+        }
+        if known.lease.over().is_some() { Woken::Over } else { Woken::ToLook }
+    }
+}
+
+pub(super) fn gone() -> Error {
+    Error::new(ErrorKind::NotHeld, "the claim is not there: it has run out, was released, or was called off")
+}

@@ -1,0 +1,198 @@
+//! One namespace of a server, and its clients.
+//!
+//! A client is whoever says so by an id of its own. The server keeps for it a view of the locks ([`Backend`]), by which it
+//! is told news. One of which nothing was heard for a while is forgotten; what it holds runs out by its TTL.
+//!
+//! In a **shared store** a view is also what keeps claims alive: it is a session there, which lives as long as its client asks
+//! this server to renew, and ends by the store's own TTL when the client is dead. So nobody's claims live by the
+//! renewals of another: who says no id has a view for each claim ([`EachItsOwn`]). What a client holds is not known by the
+//! server that does not know the client: a view takes over what it is asked to renew, or to go on waiting for. That is all it
+//! takes for a client to come from another server, or from one that was killed.
+//!
+//! - **A claim for which nobody speaks any more** is released after the grace where the locks are in memory. In a shared store
+//!   it may be spoken for at another server, and a release would take it away there. So its view is given up instead:
+//!   what the client renews from then on, a new view takes over, and what is left in the old one ends by the TTL.
+//! - **A request still uses a view that was given up**: it keeps alive what is there until its wait is over, a minute at the most.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use windlass::{Backend, ClaimId, Result, ask::Claim, backend::MemoryStore, table::Tally};
+
+use crate::{
+    parked::{self, Waiters},
+    store::Shared,
+};
+
+mod each;
+
+use each::EachItsOwn;
+
+/// After how long without a request a client is forgotten, and a namespace in which nothing is held.
+pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// Who was heard of no longer ago counts as a client: the longest pause between two renewals is a third of the longest TTL,
+/// but those are rare.
+const HEARD_OF_LATELY: Duration = Duration::from_secs(60);
+/// How many clients there may be before the server looks whom it can forget.
+const LOOK_AT: usize = 64;
+
+/// One namespace.
+pub(crate) struct Space {
+    pub(crate) locks: Locks,
+    pub(crate) name: String,
+    clients: Mutex<Clients>,
+    pub(crate) waiters: Waiters,
+    seen: Mutex<Instant>,
+}
+
+/// Where its locks are.
+pub(crate) enum Locks {
+    Here(MemoryStore),
+    There(Arc<Shared>),
+}
+
+#[derive(Default)]
+struct Clients {
+    known: HashMap<ClaimId, Client>,
+    /// At how many to look next whom to forget.
+    look_at: usize,
+    /// For those who say no id, and for what is nobody's. It hears nothing: news name claims by their ids, which are secrets of
+    /// whoever asked.
+    nobody: Option<Arc<dyn Backend>>,
+}
+
+struct Client {
+    view: Arc<dyn Backend>,
+    seen: Instant,
+}
+
+impl Space {
+    pub(crate) fn new(name: &str, locks: Locks, now: Instant) -> Self {
+        Self {
+            locks,
+            name: name.to_owned(),
+            clients: Mutex::default(),
+            waiters: Waiters::default(),
+            seen: Mutex::new(now),
+        }
+    }
+
+    /// A client's view of the locks.
+    pub(crate) fn client(self: &Arc<Self>, id: Option<ClaimId>) -> Result<Arc<dyn Backend>> {
+        match (id, &self.locks) {
+            (Some(id), _) => self.view(id),
+            (None, Locks::Here(_)) => self.common(),
+            (None, Locks::There(_)) => Ok(Arc::new(EachItsOwn::new(self.clone(), self.common()?))),
+        }
+    }
+
+    /// The view for what is no client's.
+    fn common(&self) -> Result<Arc<dyn Backend>> {
+        let mut clients = self.clients();
+        if let Some(view) = &clients.nobody {
+            return Ok(view.clone());
+        }
+        let view = match &self.locks {
+            Locks::Here(memory) => memory.stranger(&self.name),
+            Locks::There(shared) => shared.open(&self.name)?,
+        };
+        clients.nobody = Some(view.clone());
+        Ok(view)
+    }
+
+    /// That of a client, or of a claim as if it were one.
+    fn view(&self, id: ClaimId) -> Result<Arc<dyn Backend>> {
+        let mut clients = self.clients();
+        let now = Instant::now();
+        if let Some(client) = clients.known.get_mut(&id) {
+            client.seen = now;
+            return Ok(client.view.clone());
+        }
+        if clients.known.len() >= clients.look_at {
+            clients.known.retain(|_, client| {
+                Arc::strong_count(&client.view) > 1 || now.duration_since(client.seen) < FORGET_AFTER
+            });
+            clients.look_at = (clients.known.len() * 2).max(LOOK_AT);
+        }
+        let view = match &self.locks {
+            Locks::Here(memory) => memory.client(&self.name),
+            Locks::There(shared) => shared.open(&self.name)?,
+        };
+        clients.known.insert(id, Client { view: view.clone(), seen: now });
+        Ok(view)
+    }
+
+    /// The view of a claim, if it has one of its own, which is no longer known then.
+    fn no_more(&self, id: ClaimId) -> Option<Arc<dyn Backend>> {
+        self.clients().known.remove(&id).map(|client| client.view)
+    }
+
+    /// Nobody has spoken for these claims of a view for the grace.
+    pub(crate) async fn leave(&self, view: &Arc<dyn Backend>, gone: &[Claim]) {
+        match &self.locks {
+            Locks::Here(_) => parked::give_back(view.as_ref(), gone).await,
+            Locks::There(_) => {
+                let mut clients = self.clients();
+                for claim in gone {
+                    clients.known.remove(&claim.id);
+                }
+                clients.known.retain(|_, client| !Arc::ptr_eq(&client.view, view));
+            }
+        }
+    }
+
+    /// How long it takes at the most until the locks have answered what needs no waiting.
+    pub(crate) fn answers_within(&self) -> Duration {
+        match &self.locks {
+            Locks::Here(_) => Duration::ZERO,
+            Locks::There(_) => parked::ANSWERS_WITHIN,
+        }
+    }
+
+    /// Those that have a request under way, or had one lately.
+    pub(crate) fn clients_heard_of(&self, now: Instant) -> usize {
+        let clients = self.clients();
+        let is_there = |client: &&Client| {
+            Arc::strong_count(&client.view) > 1 || now.duration_since(client.seen) < HEARD_OF_LATELY
+        };
+        clients.known.values().filter(is_there).count()
+    }
+
+    /// It is asked for.
+    pub(crate) fn was_seen(&self, now: Instant) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Whether nothing is lost when it is forgotten.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        now.duration_since(seen) >= FORGET_AFTER && self.locks.here().is_none_or(MemoryStore::is_empty)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Locks {
+    /// Those in this server's own memory.
+    pub(crate) fn here(&self) -> Option<&MemoryStore> {
+        match self {
+            Self::Here(memory) => Some(memory),
+            Self::There(_) => None,
+        }
+    }
+
+    /// No token that is given here later is smaller; what a shared store gives is its own affair.
+    pub(crate) fn next_token(&self) -> u64 {
+        self.here().map_or(0, MemoryStore::next_token)
+    }
+
+    /// What has happened here.
+    pub(crate) fn tally(&self) -> Tally {
+        self.here().map(|memory| memory.counted().1).unwrap_or_default()
+    }
+}

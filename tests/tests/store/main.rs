@@ -1,0 +1,93 @@
+//! Servers over one store: they have the same locks, and a claim lives on wherever its client goes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+#![allow(clippy::disallowed_methods, reason = "programs of several threads, in real time")]
+
+mod killed;
+mod peers;
+mod sessions;
+mod suite;
+
+use std::{
+    future::IntoFuture,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use windlass::{ConnectOptions, Locker};
+use windlass_tests::{
+    place::{PATIENCE, block_on},
+    proxy::Proxy,
+    server_process::ServerProcess,
+};
+
+/// As short as etcd's own leases can be.
+const TTL: Duration = Duration::from_secs(2);
+
+/// Two servers over the store, in a namespace of the test's own.
+struct Servers {
+    one: ServerProcess,
+    other: ServerProcess,
+    /// Each connection to it goes to one of the two.
+    both: Proxy,
+    namespace: String,
+}
+
+impl Servers {
+    fn start() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let start = || ServerProcess::over(program(), suite::store());
+        let (one, other) = (start(), start());
+        let both = Proxy::before_all([&one, &other].map(|server| server.address().parse().unwrap()).to_vec());
+        let namespace = format!("replicas-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        Self { one, other, both, namespace }
+    }
+
+    fn url_of_one(&self) -> String {
+        self.one.url(&self.namespace)
+    }
+
+    fn url_of_other(&self) -> String {
+        self.other.url(&self.namespace)
+    }
+
+    fn url_of_both(&self) -> String {
+        format!("http://{}/{}", self.both.address(), self.namespace)
+    }
+}
+
+/// `windlass`, as a process.
+fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_windlass-tests-server")
+}
+
+fn locker(url: &str) -> Locker {
+    locker_of("somebody", url)
+}
+
+fn locker_of(owner: &str, url: &str) -> Locker {
+    block_on(ConnectOptions::new().ttl(TTL).owner(owner).connect(url)).unwrap()
+}
+
+fn attempt(locker: &Locker, name: &str) -> Option<windlass::Guard> {
+    block_on(locker.lock(name).try_acquire()).unwrap()
+}
+
+fn acquire(locker: &Locker, name: &str) -> windlass::Guard {
+    block_on(locker.lock(name).timeout(PATIENCE).into_future()).unwrap()
+}
+
+/// The owners of those who wait for a lock, in order.
+fn waiters(locker: &Locker, name: &str) -> Vec<String> {
+    let all = block_on(locker.list(name)).unwrap();
+    all.into_iter().flat_map(|lock| lock.waiters).map(|waiter| waiter.owner.owner).collect()
+}
+
+fn until(what: &str, so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,264 @@
+//! What keeps a claim alive, and what does not.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use windlass::{ErrorKind, LostReason};
+use windlass_server::{Audit, Server, ServerOptions, Store};
+use windlass_tests::{
+    place::{Folder, PATIENCE, block_on},
+    server,
+    server_process::ServerProcess,
+};
+
+use crate::{Servers, TTL, acquire, attempt, locker, locker_of, program, suite::store, until, waiters};
+
+#[test]
+fn both_servers_have_the_same_locks() {
+    let servers = Servers::start();
+    let (one, other) = (locker_of("ann", &servers.url_of_one()), locker_of("bob", &servers.url_of_other()));
+    let guard = acquire(&one, "lock");
+    assert!(attempt(&other, "lock").is_none());
+    let held = block_on(other.list("")).unwrap();
+    assert_eq!(held[0].holders[0].owner.owner, "ann");
+    let next = thread::scope(|scope| {
+        let waiting = scope.spawn(|| acquire(&other, "lock"));
+        until("bob waits", || waiters(&one, "lock") == ["bob"]);
+        block_on(guard.release()).unwrap();
+        waiting.join().unwrap()
+    });
+    let taken_from = block_on(one.force_release("lock", Some(next.fencing_token()))).unwrap();
+    assert_eq!(taken_from.len(), 1);
+    until("bob hears of it", || !next.is_held());
+    assert_eq!(next.check().unwrap_err().kind(), ErrorKind::Lost(LostReason::ForceReleased));
+}
+
+/// The server that speaks for it lives on, and renews for others.
+#[test]
+fn the_claim_of_a_dead_client_ends_by_its_ttl() {
+    let servers = Servers::start();
+    let other = locker(&servers.url_of_one());
+    let long = acquire(&other, "another lock");
+    let mut run = Command::new(program())
+        .args(["run", "--ttl", "2s", "--url", &servers.url_of_one(), "lock", "--", "sleep", "1000"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("it holds", || attempt(&other, "lock").is_none());
+    run.kill().unwrap();
+    let died = Instant::now();
+    run.wait().unwrap();
+    let next = acquire(&other, "lock");
+    assert!(died.elapsed() < TTL * 3, "only after {:?}", died.elapsed());
+    block_on(next.release()).unwrap();
+    long.check().unwrap();
+}
+
+/// Also when the server that spoke for it goes on to speak for others.
+#[test]
+fn a_dead_waiter_leaves_its_place_by_its_ttl() {
+    let servers = Servers::start();
+    let other = locker(&servers.url_of_other());
+    let (_long, guard) = (acquire(&locker(&servers.url_of_one()), "another lock"), acquire(&other, "lock"));
+    let mut run = Command::new(program())
+        .args(["run", "--ttl", "2s", "--url", &servers.url_of_one(), "lock", "--", "true"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Another one says no id of its own, and is not heard of again.
+    let asked = format!(r#"{{"name": "lock", "claim": "{:032x}", "ttl_ms": 2000, "wait_ms": 1}}"#, 1);
+    post(&servers.one.address(), &format!("/v1/{}/acquire", servers.namespace), &asked);
+    until("both wait", || waiters(&other, "lock").len() == 2);
+    run.kill().unwrap();
+    let died = Instant::now();
+    run.wait().unwrap();
+    until("their places are free", || waiters(&other, "lock").is_empty());
+    // A grace for coming back, the TTL, and what etcd takes to see that it is over.
+    assert!(died.elapsed() < TTL * 4, "only after {:?}", died.elapsed());
+    guard.check().unwrap();
+}
+
+/// Claims of nobody in particular, as programs without the library ask for them: one is renewed, one is not.
+#[test]
+fn claims_without_a_client_live_each_by_its_own_renewals() {
+    let servers = Servers::start();
+    let other = locker(&servers.url_of_other());
+    for (n, lock) in [(1, "renewed"), (2, "forgotten")] {
+        let asked = format!(r#"{{"name": "{lock}", "claim": "{n:032x}", "ttl_ms": 2000, "entry": "try"}}"#);
+        let answer = post(&servers.one.address(), &format!("/v1/{}/acquire", servers.namespace), &asked);
+        assert!(answer.contains("granted"), "{answer}");
+    }
+    let start = Instant::now();
+    let mut freed = None;
+    while freed.is_none() {
+        assert!(start.elapsed() < PATIENCE, "it lives by the renewals of another");
+        let asked = format!(r#"{{"claims": [{{"name": "renewed", "claim": "{:032x}"}}]}}"#, 1);
+        let answer = post(&servers.one.address(), &format!("/v1/{}/renew", servers.namespace), &asked);
+        assert!(answer.contains(r#""state":"held""#), "{answer}");
+        thread::sleep(TTL / 8);
+        freed = attempt(&other, "forgotten");
+    }
+    assert!(start.elapsed() > TTL / 2);
+    let released = format!(r#"{{"claims": [{{"name": "renewed", "claim": "{:032x}"}}]}}"#, 1);
+    post(&servers.other.address(), &format!("/v1/{}/release", servers.namespace), &released);
+    assert!(attempt(&other, "renewed").is_some(), "any server releases");
+}
+
+/// A server that has spoken for a claim before must not believe that it still does.
+#[test]
+fn a_claim_goes_from_server_to_server_and_back() {
+    let servers = Servers::start();
+    let other = locker(&servers.url_of_other());
+    let (client, claim) = ("c".repeat(32), format!(r#"{{"name": "lock", "claim": "{:032x}"}}"#, 1));
+    let asked = format!(r#"{{"name": "lock", "claim": "{:032x}", "ttl_ms": 2000, "client": "{client}"}}"#, 1);
+    let answer = post(&servers.one.address(), &format!("/v1/{}/acquire", servers.namespace), &asked);
+    assert!(answer.contains("granted"), "{answer}");
+    for server in [&servers.other, &servers.one, &servers.other, &servers.one] {
+        let start = Instant::now();
+        while start.elapsed() < TTL * 2 {
+            let asked = format!(r#"{{"claims": [{claim}], "client": "{client}"}}"#);
+            let answer = post(&server.address(), &format!("/v1/{}/renew", servers.namespace), &asked);
+            assert!(answer.contains(r#""state":"held""#), "{answer}");
+            assert!(attempt(&other, "lock").is_none(), "it has ended in the store, but not at the server");
+            thread::sleep(TTL / 8);
+        }
+    }
+}
+
+/// The server that it has left does not take its place from it, although nobody speaks for it there any more.
+#[test]
+fn a_waiter_that_goes_to_another_server_keeps_its_place() {
+    for client in ["", r#", "client": "cccccccccccccccccccccccccccccccc""#] {
+        let servers = Servers::start();
+        let other = locker_of("behind", &servers.url_of_other());
+        let guard = acquire(&other, "lock");
+        let asked = |wait_ms: u32| {
+            let claim = format!(r#""name": "lock", "claim": "{:032x}", "owner": "first""#, 1);
+            format!(r#"{{{claim}, "ttl_ms": 10000, "wait_ms": {wait_ms}{client}}}"#)
+        };
+        let path = format!("/v1/{}/acquire", servers.namespace);
+        let answer = post(&servers.one.address(), &path, &asked(100));
+        assert!(answer.contains(r#""waiting""#) && answer.contains(r#""place":1"#), "{answer}");
+        thread::scope(|scope| {
+            let first = scope.spawn(|| post(&servers.other.address(), &path, &asked(60_000)));
+            let behind = scope.spawn(|| acquire(&other, "lock"));
+            until("both wait", || waiters(&other, "lock") == ["first", "behind"]);
+            // Longer than a place is kept for which nobody speaks.
+            thread::sleep(Duration::from_secs(4));
+            assert_eq!(waiters(&other, "lock"), ["first", "behind"]);
+            block_on(guard.release()).unwrap();
+            let answer = first.join().unwrap();
+            assert!(answer.contains(r#""granted""#), "{answer}");
+            let released = format!(r#"{{"claims": [{{"name": "lock", "claim": "{:032x}"}}]}}"#, 1);
+            post(&servers.one.address(), &format!("/v1/{}/release", servers.namespace), &released);
+            block_on(behind.join().unwrap().release()).unwrap();
+        });
+    }
+}
+
+/// A claim that lives on at another server is not lost, and one that does not is.
+#[test]
+fn the_audit_log_tells_of_a_loss_when_there_is_one() {
+    let folder = Folder::new();
+    let log = |name| fs::read_to_string(folder.path(name)).unwrap();
+    let [one, other] = ["one", "other"].map(|name| {
+        let audit = Some(Audit::to(File::create(folder.path(name)).unwrap()).unwrap());
+        let options = ServerOptions { audit, ..ServerOptions::default() };
+        let server = Server::with_options(Store::shared(store()).unwrap(), options).unwrap();
+        server::start(server)
+    });
+    let url = server::namespace_of(&one);
+    let (address, namespace) = url.trim_start_matches("http://").split_once('/').unwrap();
+    let claim = format!(r#""name": "lock", "claim": "{:032x}""#, 1);
+    let answer =
+        post(address, &format!("/v1/{namespace}/acquire"), &format!(r#"{{{claim}, "ttl_ms": 2000}}"#));
+    assert!(answer.contains("granted"), "{answer}");
+    let start = Instant::now();
+    while start.elapsed() < TTL * 4 {
+        let path = format!("/v1/{namespace}/renew");
+        post(other.trim_start_matches("http://"), &path, &format!(r#"{{"claims": [{{{claim}}}]}}"#));
+        thread::sleep(TTL / 8);
+    }
+    until("it is told", || log("other").contains(r#""event":"lost","reason":"expired""#));
+    let told = log("one");
+    assert!(told.contains(r#""event":"granted""#) && !told.contains(r#""event":"lost""#), "{told}");
+}
+
+#[test]
+fn a_server_is_stopped_and_started_again() {
+    let mut servers = Servers::start();
+    let one = locker(&servers.url_of_one());
+    let guard = acquire(&one, "lock");
+    servers.one.stop();
+    assert!(attempt(&locker(&servers.url_of_other()), "lock").is_none());
+    servers.one.start_again();
+    thread::sleep(TTL * 2);
+    guard.check().expect("it lives on");
+    block_on(guard.release()).unwrap();
+    assert!(attempt(&locker(&servers.url_of_other()), "lock").is_some());
+}
+
+fn post(address: &str, path: &str, body: &str) -> String {
+    request(address, &format!("POST {path}"), body)
+}
+
+pub(crate) fn request(address: &str, what: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!("{what} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}");
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// What only the other server has clients of is shown, too.
+#[test]
+fn the_namespaces_of_all_servers_are_known_at_each() {
+    let servers = Servers::start();
+    let guard = acquire(&locker(&servers.url_of_one()), "lock");
+    let get = |what| request(&servers.other.address(), &format!("GET {what}"), "");
+    until("it is listed", || get("/v1").contains(&format!(r#""{}""#, servers.namespace)));
+    let mut events = TcpStream::connect(servers.other.address()).unwrap();
+    let head = format!("GET /v1/events HTTP/1.1\r\nHost: {}\r\n\r\n", servers.other.address());
+    events.write_all(head.as_bytes()).unwrap();
+    events.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut shown, mut piece) = (String::new(), [0; 4096]);
+    let wanted = format!(r#""namespace":"{}","may_force":true,"name":"lock""#, servers.namespace);
+    while !shown.contains(&wanted) {
+        let read = events.read(&mut piece).unwrap_or_else(|error| panic!("{error}: {shown}"));
+        shown.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
+    block_on(guard.release()).unwrap();
+    let refused = post(&servers.one.address(), "/v1/.namespaces/release", r#"{"claims": []}"#);
+    assert!(refused.starts_with("HTTP/1.1 400"), "it is the servers' own: {refused}");
+}
+
+#[test]
+fn it_is_ready_when_its_store_is_and_counts_only_what_it_knows() {
+    let servers = Servers::start();
+    let guard = acquire(&locker(&servers.url_of_one()), "lock");
+    let get = |what| request(&servers.one.address(), &format!("GET {what}"), "");
+    assert!(get("/readyz").starts_with("HTTP/1.1 200"));
+    let numbers = get("/metrics");
+    assert!(
+        numbers.contains("windlass_clients 1\n") && !numbers.contains("windlass_locks_held"),
+        "{numbers}"
+    );
+    drop(guard);
+    // Nobody is at port 1.
+    let alone = ServerProcess::over(program(), "http://127.0.0.1:1");
+    let answer = request(&alone.address(), "GET /readyz", "");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("unavailable"), "{answer}");
+    let asked = format!(r#"{{"name": "lock", "claim": "{:032x}", "wait_ms": 0}}"#, 1);
+    let start = Instant::now();
+    let answer = post(&alone.address(), "/v1/team/acquire", &asked);
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(start.elapsed() < Duration::from_secs(5), "within what clients wait for: {:?}", start.elapsed());
+}
