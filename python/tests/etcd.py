@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import select
 import socket
@@ -110,7 +109,8 @@ class Network:
         self.loses_answers = False
         self._streams = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.host = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        host, port = self._listener.getsockname()
+        self.host = f"{host}:{port}"
         threading.Thread(target=self._listen, daemon=True).start()
 
     def heal(self):

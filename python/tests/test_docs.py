@@ -53,9 +53,7 @@ def test_programs_of_a_page(page, etcd, tmp_path):
     for _, language, program, prints in blocks:
         program = textwrap.dedent(program).replace("127.0.0.1:2379", etcd.host)
         command = [*RUNS[language], program]
-        ran = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE
-        )
+        ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
         assert (ran.returncode, ran.stdout) == (0, textwrap.dedent(prints)), (program, ran.stderr)
     assert etcd.keys("elock") == []
     assert len(blocks) == len(re.findall(r"^ *```(?:python|sh)$", text, re.M))

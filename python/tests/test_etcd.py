@@ -1,4 +1,4 @@
-"""Locks in etcd: what is in it, who dies or is cut off, and what cannot be. What all backends do, the other files test with it."""
+"""Locks in etcd: what is in it, who dies or is cut off, what cannot be. Other files test the rest with all backends."""
 
 from __future__ import annotations
 
@@ -92,9 +92,7 @@ def test_locks_without_a_locker_share_one(etcd, prefix):
 
 
 def test_etcdctl_lock_and_ours_take_turns(etcd, prefix, locker):
-    theirs = subprocess.Popen(
-        etcd.command("lock", f"--ttl={TTL}", f"/{prefix}/job"), stdout=subprocess.PIPE, text=True
-    )
+    theirs = subprocess.Popen(etcd.command("lock", f"--ttl={TTL}", f"/{prefix}/job"), stdout=subprocess.PIPE, text=True)
     with theirs:
         assert theirs.stdout.readline().startswith(f"/{prefix}/job/")
         assert not locker.lock("job").acquire(blocking=False)

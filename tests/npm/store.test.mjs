@@ -26,7 +26,7 @@ for _ in range(turns):
             print(held.fencing_token, file=file)
 `;
 const SHELL_PROGRAM = `
-step='read -r n <"$1"; echo $((n + 1)) >"$1"; echo $WINDLASS_FENCING_TOKEN >>"$2"'
+step='read -r n <"$1"; printf %s $((n + 1)) >"$1"; echo $WINDLASS_FENCING_TOKEN >>"$2"'
 for turn in $(seq "$4"); do
     "$0" run counter --url "$1" -- sh -c "$step" sh "$2" "$3" || exit
 done
@@ -57,13 +57,13 @@ test("JavaScript, Python, the shell and Go take turns at two servers", async (t)
   const folder = await mkdtemp(join(tmpdir(), "windlass-store-"));
   t.after(() => rm(folder, { recursive: true }));
   const [number, tokens] = ["number", "tokens"].map((name) => join(folder, name));
-  await writeFile(number, "0\n");
+  await writeFile(number, "0");
   const servers = await two(t);
 
   const javascript = async (locks) => {
     for (let turn = 0; turn < TURNS; turn++) {
       await locks.request("counter", async (lock) => {
-        await writeFile(number, `${Number(await readFile(number, "utf8")) + 1}\n`);
+        await writeFile(number, String(Number(await readFile(number, "utf8")) + 1));
         await appendFile(tokens, `${lock.fencingToken}\n`);
       });
     }
