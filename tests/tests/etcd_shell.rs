@@ -222,7 +222,7 @@ fn what_cannot_be_is_said() {
         (format!("etcd://app:hunter2@{nobody}/app"), 69, "cannot connect"),
         (format!("etcd://app:hunter2@{guarded}/app"), 77, "refuses the user or its password"),
         (format!("etcd://{guarded}/app"), 77, "give a user and password"),
-        (format!("etcd://app:{password}@{guarded}/other"), 77, "no right to read and write"),
+        (format!("etcd://app:{password}@{guarded}/other"), 77, "no right to read"),
         (format!("etcd://app:{password}@{}/app", here.etcd.address(0)), 77, "authentication is not enabled"),
         (format!("etcd://app@{guarded}/app"), 64, "WINDLASS_PASSWORD"),
     ];
