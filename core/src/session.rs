@@ -279,7 +279,8 @@ impl Session {
             if claims.is_empty() {
                 return Ok(());
             }
-            let _under_way = giving_back.begin();
+            // Nobody waits for more than one try of what was given up: a backend that is away frees it by its TTL.
+            let mut under_way = Some(giving_back.begin());
             let mut back_off = BackOff::default();
             let mut start = None;
             loop {
@@ -289,6 +290,7 @@ impl Session {
                         if error.kind() == ErrorKind::Unavailable
                             && rt.now().since(*start.get_or_insert_with(|| rt.now())) < patience =>
                     {
+                        drop(under_way.take());
                         let random = rt.random() as f64 / u128::MAX as f64;
                         rt.sleep(back_off.pause(random, error.retry_after())).await;
                     }
@@ -317,7 +319,7 @@ impl Drop for Session {
     }
 }
 
-/// How many releases are under way.
+/// How many releases are under way that may still come through at their first try.
 #[derive(Debug, Default)]
 struct GivingBack {
     under_way: AtomicUsize,

@@ -148,9 +148,9 @@ def test_max_hold_is_told_at_once_and_ends_the_hold_by_the_ttl(etcd, prefix, loc
         # Nobody is let in under work that is only just told.
         assert held.is_held()
         assert not locker.lock("job").acquire(blocking=False)
-        # It hears no ticks: the hold ends after the TTL, and only then is the lock free.
+        # There are no ticks: the hold ends with the lease, which is no longer renewed, and only then is the lock free.
         assert held.wait_lost(PATIENCE) == "expired"
-        assert held.held_for >= 5
+        assert held.held_for > 3
         assert locker.lock("job").acquire(timeout=PATIENCE)
     assert caught.value.reason == "expired"
     [notice] = told
@@ -222,6 +222,25 @@ def test_a_process_that_is_stopped_knows_when_it_goes_on(etcd, prefix, locker):
         held.check()
 
 
+def test_ctrl_c_leaves_no_place_behind(etcd, prefix, locker):
+    program = """
+        import sys, windlass
+        locker = windlass.connect(sys.argv[1])
+        try:
+            locker.lock("job", on_wait=lambda _: print("waiting", flush=True)).acquire()
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    with locker.lock("job"):
+        process = python(program, etcd.url(prefix))
+        assert process.stdout.readline() == "waiting\n"
+        assert len(etcd.keys(prefix)) == 2
+        process.send_signal(signal.SIGINT)
+        assert ends(process) == "interrupted\n"
+        # Not only when its lease is over.
+        assert len(etcd.keys(prefix)) == 1
+
+
 @pytest.fixture
 def network(etcd):
     network = Network(("127.0.0.1", etcd.port))
@@ -241,6 +260,13 @@ def far(etcd, prefix, network):
         until(lambda: etcd.keys(prefix) == [])
 
 
+@pytest.fixture
+def near(etcd, prefix):
+    """One for the same locks, not over the network."""
+    with windlass.connect(etcd.url(prefix), ttl=TTL) as near:
+        yield near
+
+
 def test_retries_whose_answers_are_lost_get_one_grant(etcd, prefix, network, far):
     network.loses_answers = True
     lock = far.lock("job")
@@ -257,16 +283,16 @@ def test_retries_whose_answers_are_lost_get_one_grant(etcd, prefix, network, far
     assert etcd.keys(f"{prefix}/job") == []
 
 
-def test_nothing_is_left_of_who_gives_up_without_an_answer(network, far, locker):
+def test_nothing_is_left_of_who_gives_up_without_an_answer(network, far, near):
     network.loses_answers = True
     with pytest.raises((windlass.Timeout, windlass.Unavailable)), far.lock("job", timeout=1):
         pytest.fail("the body ran")
     network.heal()
-    with locker.lock("job", timeout=PATIENCE):
+    with near.lock("job", timeout=PATIENCE):
         pass
 
 
-def test_nothing_is_left_of_a_task_that_is_cancelled_without_an_answer(etcd, prefix, network, far, locker):
+def test_nothing_is_left_of_a_task_that_is_cancelled_without_an_answer(etcd, prefix, network, far):
     async def main():
         async with await aio.connect(etcd.url(prefix, host=network.host)) as ours:
             async with ours.lock("another"):
@@ -284,12 +310,12 @@ def test_nothing_is_left_of_a_task_that_is_cancelled_without_an_answer(etcd, pre
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
-def test_a_release_whose_answer_is_lost_releases(network, far, locker):
+def test_a_release_whose_answer_is_lost_releases(network, far, near):
     lock = far.lock("job")
     assert lock.acquire()
     network.loses_answers = True
     released = in_thread(lock.release)
-    with locker.lock("job", timeout=PATIENCE):
+    with near.lock("job", timeout=PATIENCE):
         network.heal()
     try:
         released()
@@ -357,21 +383,25 @@ def is_told(error, host, says):
 
 def test_errors_have_a_kind_and_an_endpoint_and_no_secret(wrong):
     url, host, kind, builtin, says = wrong
-    with windlass.connect(url, ttl=TTL) as locker:
-        assert "hunter2" not in f"{locker.url} {locker!r} {locker.lock('job')!r}"
-        for ask in (
-            locker.lock("job", timeout=3).acquire,
-            lambda: locker.lock("job").acquire(blocking=False),
-            locker.semaphore("job", 2, timeout=3).__enter__,
-            lambda: locker.lock("job", timeout=3).run(pytest.fail, "it ran"),
-            locker.list,
-        ):
-            begun = time.monotonic()
-            with pytest.raises(kind) as caught:
-                ask()
-            assert isinstance(caught.value, builtin)
-            assert time.monotonic() - begun < 3 + SLACK
-            is_told(caught.value, host, says)
+    locker = windlass.connect(url, ttl=TTL)
+    assert "hunter2" not in f"{locker.url} {locker!r} {locker.lock('job')!r}"
+    for ask in (
+        locker.lock("job", timeout=1).acquire,
+        lambda: locker.lock("job").acquire(blocking=False),
+        locker.semaphore("job", 2, timeout=1).__enter__,
+        lambda: locker.lock("job", timeout=1).run(pytest.fail, "it ran"),
+        locker.list,
+    ):
+        begun = time.monotonic()
+        with pytest.raises(kind) as caught:
+            ask()
+        assert isinstance(caught.value, builtin)
+        assert time.monotonic() - begun < 1 + SLACK
+        is_told(caught.value, host, says)
+    # Nobody waits for what cannot be told to anybody.
+    begun = time.monotonic()
+    locker.close()
+    assert time.monotonic() - begun < SLACK
 
 
 def test_errors_are_the_same_in_asyncio(wrong):
@@ -380,7 +410,7 @@ def test_errors_are_the_same_in_asyncio(wrong):
     async def main():
         async with await aio.connect(url, ttl=TTL) as locker:
             with pytest.raises(kind) as caught:
-                async with locker.lock("job", timeout=3):
+                async with locker.lock("job", timeout=1):
                     pytest.fail("the body ran")
             assert isinstance(caught.value, builtin)
             is_told(caught.value, host, says)
