@@ -316,7 +316,7 @@ pub(crate) struct Man {
 
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Where the locks live, as file:///DIR or http://HOST:PORT/NAMESPACE [default: $WINDLASS_URL, else files of this user on this machine]
+    /// Where the locks live, as file:///DIR, http://HOST:PORT/NAMESPACE or etcd://H1,H2,H3/PREFIX [default: $WINDLASS_URL, else files of this user on this machine]
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<OsString>,
 }
@@ -374,6 +374,7 @@ Environment:
   WINDLASS_URL         where the locks live, unless --url says it
   WINDLASS_TOKEN       what proves to a lock server who one is
   WINDLASS_TOKEN_FILE  a file that it is in, read again whenever the server refuses it
+  WINDLASS_PASSWORD    that of the user whom an etcd URL names
 
 Exit status:
   0   done
@@ -398,6 +399,7 @@ const RUN_LONG_AFTER: &str = concat!(
 Environment:
   WINDLASS_URL            where the locks live, unless --url says it
   WINDLASS_TOKEN          what proves to a lock server who one is
+  WINDLASS_PASSWORD       that of the user whom an etcd URL names
   SHELL                   what runs the text of -c
 
 Environment of CMD:

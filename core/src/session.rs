@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -55,6 +55,7 @@ pub(crate) struct Session {
     held: Mutex<BTreeMap<ClaimId, Arc<Held>>>,
     closed: AtomicBool,
     closing: Event,
+    giving_back: Arc<GivingBack>,
     keeper: keeper::Doorbell,
 }
 
@@ -69,6 +70,7 @@ impl Session {
             held: Mutex::default(),
             closed: AtomicBool::new(false),
             closing: Event::new(),
+            giving_back: Arc::default(),
             keeper: keeper::Doorbell::default(),
         })
     }
@@ -234,13 +236,16 @@ impl Session {
         Insist { rt: self.rt.clone(), process: self.process, work: Some(work.boxed()) }
     }
 
-    /// Releases everything that is held.
+    /// Releases everything that is held, and waits also for what was given back in the background before: a program may end
+    /// after this.
     pub(crate) async fn close(self: &Arc<Self>) -> Result<()> {
         self.closed.store(true, Ordering::Relaxed);
         self.closing.notify(usize::MAX);
         let leaving = self.leave();
         self.keeper.ring();
-        leaving.await
+        let outcome = leaving.await;
+        self.giving_back.done().await;
+        outcome
     }
 
     /// Releases everything that is held; it goes on in the background if the caller stops waiting for it.
@@ -269,10 +274,13 @@ impl Session {
         patience: Duration,
     ) -> impl Future<Output = Result<()>> + Send + 'static {
         let (rt, backend) = (self.rt.clone(), self.backend.clone());
+        let giving_back = self.giving_back.clone();
         async move {
             if claims.is_empty() {
                 return Ok(());
             }
+            // Nobody waits for more than one try of what was given up: a backend that is away frees it by its TTL.
+            let mut under_way = Some(giving_back.begin());
             let mut back_off = BackOff::default();
             let mut start = None;
             loop {
@@ -282,6 +290,7 @@ impl Session {
                         if error.kind() == ErrorKind::Unavailable
                             && rt.now().since(*start.get_or_insert_with(|| rt.now())) < patience =>
                     {
+                        drop(under_way.take());
                         let random = rt.random() as f64 / u128::MAX as f64;
                         rt.sleep(back_off.pause(random, error.retry_after())).await;
                     }
@@ -307,6 +316,41 @@ impl std::fmt::Debug for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.keeper.ring();
+    }
+}
+
+/// How many releases are under way that may still come through at their first try.
+#[derive(Debug, Default)]
+struct GivingBack {
+    under_way: AtomicUsize,
+    done: Event,
+}
+
+impl GivingBack {
+    fn begin(&self) -> UnderWay<'_> {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay(self)
+    }
+
+    /// Until none is.
+    async fn done(&self) {
+        loop {
+            let listener = self.done.listen();
+            if self.under_way.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            listener.await;
+        }
+    }
+}
+
+struct UnderWay<'a>(&'a GivingBack);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if self.0.under_way.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.done.notify(usize::MAX);
+        }
     }
 }
 

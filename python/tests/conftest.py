@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from etcd import Etcd
 
 import windlass
 
@@ -27,11 +28,21 @@ def server():
         process.terminate()
 
 
-@pytest.fixture(params=["memory", "file", "http"])
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory):
+    """An etcd that no test harms."""
+    etcd = Etcd(tmp_path_factory.mktemp("etcd"), PATIENCE)
+    yield etcd
+    etcd.kill()
+
+
+@pytest.fixture(params=["memory", "file", "http", "etcd"])
 def url(request, tmp_path):
-    """Locks of this test alone: in memory, in files, in a server."""
+    """Locks of this test alone: in memory, in files, in a server, in etcd."""
     if request.param == "http":
         return f"{request.getfixturevalue('server')}/{uuid.uuid4()}"
+    if request.param == "etcd":
+        return request.getfixturevalue("etcd").url(f"test-{uuid.uuid4()}")
     return f"memory:{tmp_path}" if request.param == "memory" else f"file://{tmp_path}"
 
 

@@ -1,4 +1,4 @@
-"""Taking, holding and giving back, on both backends."""
+"""Taking, holding and giving back, on every backend."""
 
 from __future__ import annotations
 

@@ -8,9 +8,10 @@ import { createInterface } from "node:readline";
 
 export const WINDLASS = process.env.WINDLASS ?? new URL("../../target/debug/windlass", import.meta.url).pathname;
 
-/** Starts `windlass serve`, at this address or a free one. */
-export async function serve({ listen = "127.0.0.1:0", args = [] } = {}) {
-  const child = spawn(WINDLASS, ["serve", "--ephemeral", "--listen", listen, ...args], {
+/** Starts `windlass serve`, at this address or a free one, over this store or none. */
+export async function serve({ listen = "127.0.0.1:0", store, args = [] } = {}) {
+  const keeps = store ? ["--store", store] : ["--ephemeral"];
+  const child = spawn(WINDLASS, ["serve", ...keeps, "--listen", listen, ...args], {
     stdio: ["ignore", "ignore", "pipe"],
   });
   child.on("error", (error) => assert.fail(`${WINDLASS} cannot be started: ${error.message}`));
@@ -24,7 +25,7 @@ export async function serve({ listen = "127.0.0.1:0", args = [] } = {}) {
         child.kill("SIGKILL");
         if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
       };
-      return { url, listen: new URL(url).host, end };
+      return { url, listen: new URL(url).host, end, signal: (name) => child.kill(name) };
     }
   }
   return assert.fail(`the server did not start:\n${said.join("\n")}`);

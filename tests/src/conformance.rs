@@ -64,7 +64,8 @@ macro_rules! conformance {
                 lock_all_gives_guards_in_order, lock_all_none, a_dropped_acquire_leaves_nothing, errors_say_where,
                 a_timeout_names_what_was_asked_for, a_panic_in_on_acquired_leaves_nothing;
             locker_closing: closed_is_closed, those_who_wait_are_refused,
-                a_grant_that_nobody_has_seen_is_given_back, a_grant_races_with_the_close;
+                a_grant_that_nobody_has_seen_is_given_back, a_grant_races_with_the_close,
+                what_was_given_up_before_is_gone;
             locker_holding: dropping_releases, release_is_final, hold_at_least_outlives_the_release,
                 downgrade_and_upgrade, upgrade_times_out, run_gives_the_output, detached_and_attached,
                 attached_in_another_locker, a_ticket_is_for_one_guard, detached_is_not_released,

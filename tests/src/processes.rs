@@ -142,6 +142,16 @@ impl Program {
         kill_process(self.pid(), signal).unwrap();
     }
 
+    /// Waits until it has ended by itself; its exit status, `None` if it was a signal that ended it.
+    pub fn status(&mut self) -> Option<i32> {
+        let mut ended = None;
+        until("the end of a program", || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.and_then(|status| status.code())
+    }
+
     /// Kills it and waits until it is gone.
     pub fn kill(mut self) {
         self.end();

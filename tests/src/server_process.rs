@@ -69,6 +69,16 @@ impl ServerProcess {
         assert!(self.child.wait().unwrap().success());
     }
 
+    /// `SIGSTOP`: its connections stay open, and nobody answers.
+    pub fn suspend(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// `SIGCONT`.
+    pub fn go_on(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+
     /// With the same directory at the same address.
     pub fn start_again(&mut self) {
         self.child = spawn(&mut command(&self.program, &self.keeps, self.port));

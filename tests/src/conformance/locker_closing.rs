@@ -67,6 +67,31 @@ pub async fn a_grant_that_nobody_has_seen_is_given_back(place: &dyn Place) {
     place.soon("the next", two.lock("lock").into_future()).await.unwrap().release().await.unwrap();
 }
 
+/// A waiting acquire and a guard that were dropped are gone when the program may end.
+pub async fn what_was_given_up_before_is_gone(place: &dyn Place) {
+    if !place.locker().capabilities().unwrap().see {
+        return;
+    }
+    let two = place.locker();
+    let guard = two.lock("a").await.unwrap();
+    for _ in 0..5 {
+        let one = place.locker();
+        let dropped = one.lock("b").await.unwrap();
+        let mut acquire = one.lock("a").into_future();
+        let queued = place.until("it waits", async || waiting(&two, "a").await == 1);
+        match select(&mut acquire, pin!(queued)).await {
+            Either::Left((outcome, _)) => panic!("did not have to wait: {outcome:?}"),
+            Either::Right(_) => {}
+        }
+        drop(acquire);
+        drop(dropped);
+        place.soon("closing", one.close()).await.unwrap();
+        assert_eq!(waiting(&two, "a").await, 0);
+        assert!(two.lock("b").try_acquire().await.unwrap().is_some());
+    }
+    guard.release().await.unwrap();
+}
+
 pub async fn a_grant_races_with_the_close(place: &dyn Place) {
     if !place.locker().capabilities().unwrap().see {
         return;

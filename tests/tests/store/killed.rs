@@ -92,7 +92,7 @@ fn nobody_loses_a_lock_or_its_place() {
 }
 
 /// Ends the others, also when it ends by a panic.
-struct EndWith<'a>(&'a AtomicBool);
+pub(crate) struct EndWith<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for EndWith<'_> {
     fn drop(&mut self) {

@@ -7,6 +7,7 @@ mod killed;
 mod peers;
 mod sessions;
 mod suite;
+mod suspended;
 
 use std::{
     future::IntoFuture,

@@ -256,9 +256,12 @@ fn broke(message: &str) -> Trouble {
 }
 
 fn refused(reason: &str) -> Trouble {
+    let denied = |message| Trouble::Refused(Error::new(ErrorKind::Denied, message));
     if reason.contains("permission denied") {
-        let message = "etcd refuses to watch: the user has no right to read under the prefix";
-        return Trouble::Refused(Error::new(ErrorKind::Denied, message));
+        return denied("etcd refuses to watch: the user has no right to read under the prefix");
+    }
+    if reason.contains("user name is empty") {
+        return denied("etcd asks who we are: give a user and password");
     }
     broke(&format!("etcd ended the watch: {reason}"))
 }
