@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import pickle
 import signal
 import subprocess
@@ -89,6 +90,28 @@ def test_locks_without_a_locker_share_one(etcd, prefix):
     assert len(etcd.leases(prefix)) == 1
     ends(process)
     assert etcd.keys(prefix) == []
+
+
+def test_one_shared_locker_for_a_url(etcd, prefix):
+    shared = functools.cache(windlass.connect)
+    url, other = etcd.url(prefix), etcd.url(f"{prefix}/other")
+    gate = threading.Barrier(3)
+
+    def work(name):
+        with shared(url).lock(name):
+            gate.wait(PATIENCE)
+            gate.wait(PATIENCE)
+
+    working = [in_thread(work, name) for name in ("a", "b")]
+    gate.wait(PATIENCE)
+    assert len(etcd.keys(prefix)) == 2
+    assert len(etcd.leases(prefix)) == 1
+    gate.wait(PATIENCE)
+    for result in working:
+        result()
+    assert shared(other) is not shared(url)
+    shared(url).close()
+    shared(other).close()
 
 
 def test_etcdctl_lock_and_ours_take_turns(etcd, prefix, locker):
