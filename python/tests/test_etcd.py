@@ -95,6 +95,7 @@ def test_locks_without_a_locker_share_one(etcd, prefix):
 def test_one_shared_locker_for_a_url(etcd, prefix):
     shared = functools.cache(windlass.connect)
     url, other = etcd.url(prefix), etcd.url(f"{prefix}/other")
+    assert shared(url) is not shared(other)
     gate = threading.Barrier(3)
 
     def work(name):
@@ -109,7 +110,6 @@ def test_one_shared_locker_for_a_url(etcd, prefix):
     gate.wait(PATIENCE)
     for result in working:
         result()
-    assert shared(other) is not shared(url)
     shared(url).close()
     shared(other).close()
 
