@@ -260,7 +260,8 @@ impl Locker {
     }
 
     /// Releases everything that is held through this locker and its clones, and lets nobody acquire through them any more.
-    /// Guards that are still there are told `session_ended`, and those who wait are refused. Cancel-safe: it goes on in the
+    /// Guards that are still there are told `session_ended`, and those who wait are refused. What was given up before, by
+    /// dropping a guard or an acquire, is waited for as well, so a program may end after this. Cancel-safe: it goes on in the
     /// background when the future is dropped.
     ///
     /// # Errors

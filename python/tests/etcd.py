@@ -39,7 +39,8 @@ class Etcd:
     def start(self):
         """Start it, also again on the data of the one that was killed, and wait until it serves."""
         client, peer = f"http://{self.host}", f"http://127.0.0.1:{self.peer_port}"
-        command = ["etcd", "--unsafe-no-fsync", "--log-level=error", f"--data-dir={self.folder / 'data'}"]
+        command = ["etcd", "--unsafe-no-fsync", "--log-level=error", "--bcrypt-cost=4"]
+        command += [f"--data-dir={self.folder / 'data'}"]
         command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
         command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
         command += [f"--initial-cluster=default={peer}"]

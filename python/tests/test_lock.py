@@ -16,6 +16,9 @@ from conftest import PATIENCE, in_thread, until, waiters
 
 import windlass
 
+# For how long to wait in vain, and hear for whom.
+TO_HEAR = 0.5
+
 
 def test_with_gives_a_held_lock(locker):
     with locker.lock("a") as held:
@@ -52,7 +55,7 @@ def test_fencing_tokens_grow(locker):
 
 def test_with_raises_when_not_taken_and_says_who_holds(locker):
     with locker.lock("a", owner="ann", metadata={"job": "7"}):
-        with pytest.raises(windlass.Timeout) as caught, locker.lock("a", timeout=0.01):
+        with pytest.raises(windlass.Timeout) as caught, locker.lock("a", timeout=TO_HEAR):
             pytest.fail("the body ran")
     error = caught.value
     assert isinstance(error, TimeoutError)
@@ -180,7 +183,7 @@ def test_on_wait_wraps_the_wait(locker):
             seen.append("over")
 
     with locker.lock("a", owner="ann"):
-        assert not locker.lock("a", on_wait=spinner).acquire(timeout=0.01)
+        assert not locker.lock("a", on_wait=spinner).acquire(timeout=TO_HEAR)
     assert [each if each == "over" else each.holders[0].owner for each in seen] == ["ann", "over"]
     assert locker.lock("a", on_wait=spinner).acquire()
     assert len(seen) == 2
@@ -215,7 +218,7 @@ def test_what_callbacks_raise_goes_to_the_unraisable_hook(locker, monkeypatch):
         raise LookupError
 
     with locker.lock("a", on_acquired=fails):
-        assert not locker.lock("a", on_wait=fails).acquire(timeout=0.01)
+        assert not locker.lock("a", on_wait=fails).acquire(timeout=TO_HEAR)
     assert caught == [LookupError, LookupError]
 
 

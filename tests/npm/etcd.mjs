@@ -35,7 +35,7 @@ export async function etcd(t) {
     await rm(folder, { recursive: true });
   });
   const serves = async () => {
-    assert.equal(shell.exitCode, null, await readFile(log, "utf8"));
+    if (shell.exitCode !== null) assert.fail(await readFile(log, "utf8"));
     const answer = await fetch(`${client}/health`).then((response) => response.json(), () => ({}));
     return answer.health === "true";
   };

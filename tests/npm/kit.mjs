@@ -12,7 +12,7 @@ import { connect } from "windlass";
 import { serve, WINDLASS } from "../browser/server.mjs";
 
 export { sleep };
-export { ask, hold, id, release, serve, wait } from "../browser/server.mjs";
+export { ask, hold, id, release, serve, wait, WINDLASS } from "../browser/server.mjs";
 
 /** Longer than anything takes on a busy machine. */
 export const SOON = 20_000;
