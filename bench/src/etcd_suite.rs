@@ -41,7 +41,7 @@ pub(crate) struct Measured {
 
 /// (rounds, seconds a measure) of: pairs, hand-overs, hand-overs of those that poll.
 pub(crate) fn measure(drivers: &Drivers, sizes: [(usize, f64); 3]) -> Result<Measured> {
-    let head = head();
+    let head = head(drivers.python());
     // Beside this program: where things are built is a disk.
     let disk = std::env::current_exe()?.parent().ok_or("no folder")?.to_owned();
     let places = [("in memory", PathBuf::from("/dev/shm")), ("on disk", disk)];
@@ -153,7 +153,7 @@ fn pairs_table(what: &str, measured: &[Vec<EtcdPairs>]) -> String {
 }
 
 /// Of what and when, for this part may be measured without the others.
-fn head() -> String {
+fn head(python: &Path) -> String {
     format!(
         "\n## In etcd\n\n\
          One member on loopback, with its defaults, begun anew for each measure; its data in memory (tmpfs), and on disk. \
@@ -165,7 +165,7 @@ fn head() -> String {
          - **Machine**: {}\n- **Versions**: {}\n- **Date**: {}\n{}",
         WAIT * 1e3,
         report::machine(),
-        report::etcd_versions().join(", "),
+        report::etcd_versions(python).join(", "),
         report::today(),
         report::load().unwrap_or_default(),
     )

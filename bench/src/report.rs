@@ -146,30 +146,36 @@ pub(crate) fn load() -> Option<String> {
     })
 }
 
-/// The versions of everything that was measured, but for what is of etcd.
+/// The versions of everything that was measured in memory, in files and in servers.
 pub(crate) fn versions(python: &Path) -> Vec<String> {
+    let mut versions = tools(python);
+    versions.extend(["fasteners", "filelock", "portalocker"].into_iter().filter_map(pinned));
+    versions.extend(module("lockgate", "werf/lockgate").map(|version| format!("lockgate {version}")));
+    versions
+}
+
+/// ... over etcd.
+pub(crate) fn etcd_versions(python: &Path) -> Vec<String> {
+    let mut versions = tools(python);
+    let etcd = first_line(Command::new("etcd").arg("--version"));
+    versions.extend(etcd.map(|text| text.replace(" Version:", "")));
+    versions.extend(module("etcd", "etcd/client/v3").map(|version| format!("its Go client {version}")));
+    versions.extend(["tooz", "etcd3gw"].into_iter().filter_map(pinned));
+    versions
+}
+
+/// Windlass, and what it and its peers are built with.
+fn tools(python: &Path) -> Vec<String> {
     let mut versions = vec![format!("windlass {}", env!("CARGO_PKG_VERSION"))];
     versions.extend(first_line(Command::new("rustc").arg("--version")).map(|text| words(&text, 2)));
     versions.extend(
         first_line(Command::new("go").arg("version")).map(|text| text.split(' ').skip(2).take(1).collect()),
     );
     versions.extend(first_line(Command::new(python).arg("--version")));
-    versions.extend(["fasteners", "filelock", "portalocker"].into_iter().filter_map(pinned));
-    versions.extend(module("lockgate", "github.com/werf/lockgate"));
     versions
 }
 
-/// The versions of what was measured over etcd.
-pub(crate) fn etcd_versions() -> Vec<String> {
-    let mut versions = vec![format!("windlass {}", env!("CARGO_PKG_VERSION"))];
-    versions
-        .extend(first_line(Command::new("etcd").arg("--version")).map(|text| text.replace(" Version:", "")));
-    versions.extend(module("etcd", "go.etcd.io/etcd/client/v3"));
-    versions.extend(["tooz", "etcd3gw"].into_iter().filter_map(pinned));
-    versions
-}
-
-/// The version of a Python library.
+/// The version of a Python library, with its name.
 fn pinned(library: &str) -> Option<String> {
     let pins = include_str!("../requirements.txt");
     let pin = pins.lines().find_map(|line| line.strip_prefix(library)?.strip_prefix("=="))?;
@@ -179,11 +185,9 @@ fn pinned(library: &str) -> Option<String> {
 /// The version of a Go module that a peer asks for.
 fn module(peer: &str, module: &str) -> Option<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(peer).join("go.mod");
-    let version = fs::read_to_string(path).ok()?.lines().find_map(|line| {
-        let (_, version) = line.split_once(module)?;
-        Some(version.trim().to_owned())
-    })?;
-    Some(format!("{} {version}", module.trim_start_matches("github.com/werf/")))
+    let modules = fs::read_to_string(path).ok()?;
+    let (_, version) = modules.lines().find_map(|line| line.split_once(&format!("{module} ")))?;
+    Some(version.to_owned())
 }
 
 /// Today, as the machine has it.

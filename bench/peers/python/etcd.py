@@ -78,8 +78,8 @@ def turns(locks: list[Any], seconds: float, hold: float, polls: float) -> dict[s
     return {"samples_ns": samples}
 
 
+# Does the work of each client again and again until the time is over.
 def each(clients: int, seconds: float, work: Callable[[int], None]) -> None:
-    """Does the work of each client again and again until the time is over."""
     end = time.perf_counter() + seconds
     failures: list[BaseException] = []
 
