@@ -257,6 +257,6 @@ pub(crate) fn renewals(address: &str, time: Duration) -> Result<Value> {
     })
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -99,13 +99,15 @@ func pairs(acquire acquire, claims int, seconds time.Duration) map[string]any {
 	return map[string]any{"pairs_per_s": float64(total) / elapsed.Seconds(), "pairs": warm + total}
 }
 
+// turns is of those who had been waiting; after a quarter of the time to warm up.
 func turns(acquires []acquire, seconds, hold time.Duration) map[string]any {
+	warm := time.Now().Add(seconds / 4)
 	// Both belong to whoever holds the lock.
 	released, samples := time.Time{}, []int64{}
 	each(len(acquires), time.Now().Add(seconds), func(client int) {
 		asked := time.Now()
 		release := acquires[client]("/bench/turns")
-		if asked.Before(released) {
+		if asked.Before(released) && warm.Before(released) {
 			samples = append(samples, time.Since(released).Nanoseconds())
 		}
 		time.Sleep(hold)
