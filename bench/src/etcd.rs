@@ -74,11 +74,12 @@ impl Etcd {
         let metrics = self.ask("/metrics")?;
         let sum = |name: &str| {
             let lines = metrics.lines().filter(|line| line.starts_with(name));
-            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+            let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            values.reduce(|sum, value| sum + value).ok_or_else(|| format!("etcd does not count {name}"))
         };
         Ok(Work {
-            requests: sum("grpc_server_msg_received_total{"),
-            writes: sum("etcd_server_proposals_committed_total "),
+            requests: sum("grpc_server_msg_received_total{")?,
+            writes: sum("etcd_server_proposals_committed_total ")?,
         })
     }
 
