@@ -51,7 +51,7 @@ impl Etcd {
         let folder = place.join(format!("windlass-bench-{}-{}", std::process::id(), address.port()));
         let (client, peer) = (format!("http://{address}"), format!("http://{peers}"));
         let child = Command::new("etcd")
-            .args(["--log-level", "error", "--name", "bench", "--data-dir"])
+            .args(["--logger", "zap", "--log-level", "error", "--name", "bench", "--data-dir"])
             .arg(&folder)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])

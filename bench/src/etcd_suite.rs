@@ -157,7 +157,8 @@ fn head(python: &Path) -> String {
     format!(
         "\n## In etcd\n\n\
          One member on loopback, with its defaults, begun anew for each measure; its data in memory (tmpfs), and on disk. \
-         The Mutexes of a process share a session; elock has one for each lock and each time: Grant, KeepAlive, Txn, Delete, Revoke. \
+         The Mutexes of a process share a session; elock has one for each lock and each time: Grant, KeepAlive, \
+         Txn, Delete, Revoke, of which Go's client sends the KeepAlive with its next half second, if the lock is still held. \
          All claims of a process go through one locker, client or coordinator; those who wait for one lock have one each, \
          and hold it for so long that each waits for {:.0} ms. tooz asks every second; its lock is held for a random time up to that \
          longer. Requests are the messages of gRPC that etcd received (`grpc_server_msg_received_total`), raft writes its \
