@@ -1,8 +1,8 @@
 //! Windlass and its peers, side by side in one run: `make bench`.
 //!
 //! Without arguments this runs every measure of every library in turn, several times round, and writes
-//! `docs/benchmarks.md`. With arguments it is one of the processes that are measured; the Python and Go peers beside it
-//! take the same arguments and print the same JSON.
+//! `docs/benchmarks.md`; with `etcd` only what is measured over etcd, and what the page says of it. With other arguments it
+//! is one of the processes that are measured; the Python and Go peers beside it take the same arguments and print the same JSON.
 
 #![allow(
     clippy::disallowed_methods,
@@ -13,6 +13,8 @@
 
 mod client;
 mod clock;
+mod etcd;
+mod etcd_suite;
 mod files;
 mod memory;
 mod report;
@@ -43,6 +45,8 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
     let result = match *arguments {
         [] => return suite::run(suite::Size::Full),
         ["--quick"] => return suite::run(suite::Size::Quick),
+        ["etcd"] => return suite::run_etcd(suite::Size::Full),
+        ["--quick", "etcd"] => return suite::run_etcd(suite::Size::Quick),
         ["serve", peer] => return server::serve(peer),
         ["server-pairs", "windlass", address, clients, seconds] => {
             server::pairs("windlass", address, clients.parse()?, duration(seconds)?)?
@@ -61,6 +65,12 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
             server::contend(address, clients.parse()?, duration(seconds)?)?
         }
         ["server-renewals", address, seconds] => server::renewals(address, duration(seconds)?)?,
+        ["etcd-pairs", address, claims, seconds] => {
+            etcd::pairs(address, claims.parse()?, duration(seconds)?)?
+        }
+        ["etcd-turns", address, waiters, seconds, hold] => {
+            etcd::turns(address, waiters.parse()?, duration(seconds)?, duration(hold)?)?
+        }
         ["memory", peer, seconds] => memory::pairs(peer, duration(seconds)?)?,
         ["tasks", peer, seconds] => memory::turns(peer, duration(seconds)?)?,
         ["pairs", peer, directory, seconds] => files::pairs(peer, directory, duration(seconds)?)?,
@@ -70,7 +80,7 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
         ["contend", peer, directory, seconds, id] => {
             files::contend(peer, directory, duration(seconds)?, id.parse()?)?
         }
-        _ => return Err("usage: windlass-bench [--quick]".into()),
+        _ => return Err("usage: windlass-bench [--quick] [etcd]".into()),
     };
     println!("{result}");
     Ok(())

@@ -67,6 +67,25 @@ fn line(text: &mut String, cells: &[impl Display]) {
     text.push_str("|\n");
 }
 
+/// The page with other figures of one part: its rows of goals, which begin with its name, and its sections, whose titles do
+/// with "In" before it.
+pub(crate) fn renewed(page: &str, part: &str, goals: &[Vec<String>], sections: &str) -> String {
+    let (goal, section) = (format!("| {part}, "), format!("In {part}"));
+    let mut text = String::new();
+    for (number, old) in page.trim_end().split("\n## ").enumerate() {
+        let heading = if number == 0 { "" } else { "\n## " };
+        if old.starts_with("Goals\n") {
+            let kept = old.trim_end().lines().filter(|row| !row.starts_with(&goal));
+            text += heading;
+            kept.for_each(|row| text += &format!("{row}\n"));
+            goals.iter().for_each(|row| line(&mut text, row));
+        } else if !old.starts_with(&section) {
+            text += &format!("{heading}{}\n", old.trim_end());
+        }
+    }
+    text + sections
+}
+
 /// `1.23 M`, `345 k`, `98.7`.
 pub(crate) fn count(value: f64) -> String {
     match value {
@@ -127,22 +146,48 @@ pub(crate) fn load() -> Option<String> {
     })
 }
 
-/// The versions of everything that was measured.
+/// The versions of everything that was measured in memory, in files and in servers.
 pub(crate) fn versions(python: &Path) -> Vec<String> {
+    let mut versions = tools(python);
+    versions.extend(["fasteners", "filelock", "portalocker"].into_iter().filter_map(pinned));
+    versions.extend(module("lockgate", "werf/lockgate").map(|version| format!("lockgate {version}")));
+    versions
+}
+
+/// ... over etcd.
+pub(crate) fn etcd_versions(python: &Path) -> Vec<String> {
+    let mut versions = tools(python);
+    let etcd = first_line(Command::new("etcd").arg("--version"));
+    versions.extend(etcd.map(|text| text.replace(" Version:", "")));
+    versions.extend(module("etcd", "etcd/client/v3").map(|version| format!("its Go client {version}")));
+    versions.extend(["tooz", "etcd3gw"].into_iter().filter_map(pinned));
+    versions
+}
+
+/// Windlass, and what it and its peers are built with.
+fn tools(python: &Path) -> Vec<String> {
     let mut versions = vec![format!("windlass {}", env!("CARGO_PKG_VERSION"))];
     versions.extend(first_line(Command::new("rustc").arg("--version")).map(|text| words(&text, 2)));
     versions.extend(
         first_line(Command::new("go").arg("version")).map(|text| text.split(' ').skip(2).take(1).collect()),
     );
     versions.extend(first_line(Command::new(python).arg("--version")));
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_default();
-    let pins = read("requirements.txt");
-    versions.extend(pins.lines().filter(|line| line.contains("==")).map(|line| line.replace("==", " ")));
-    let modules = read("peers/lockgate/go.mod");
-    let lockgate = modules.lines().find_map(|line| line.split_once("werf/lockgate "));
-    versions.extend(lockgate.map(|(_, version)| format!("lockgate {version}")));
     versions
+}
+
+/// The version of a Python library, with its name.
+fn pinned(library: &str) -> Option<String> {
+    let pins = include_str!("../requirements.txt");
+    let pin = pins.lines().find_map(|line| line.strip_prefix(library)?.strip_prefix("=="))?;
+    Some(format!("{library} {}", pin.split(';').next()?))
+}
+
+/// The version of a Go module that a peer asks for.
+fn module(peer: &str, module: &str) -> Option<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(peer).join("go.mod");
+    let modules = fs::read_to_string(path).ok()?;
+    let (_, version) = modules.lines().find_map(|line| line.split_once(&format!("{module} ")))?;
+    Some(version.to_owned())
 }
 
 /// Today, as the machine has it.
@@ -162,6 +207,18 @@ fn words(text: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_takes_the_place_of_what_it_was() {
+        let page = |goal: &str, section: &str| {
+            format!("# Page\n\n## Goals\n\nNote.\n\n| files, a | 1 |\n{goal}\n## In files\n\nA\n{section}")
+        };
+        let old = page("| etcd, b | 2 |\n", "\n## In etcd\n\nB\n\n## In etcd: c\n\nC\n");
+        let (goals, section) = ([vec!["etcd, d".to_owned(), "3".to_owned()]], "\n## In etcd\n\nD\n");
+        let new = page("| etcd, d | 3 |\n", section);
+        assert_eq!(renewed(&old, "etcd", &goals, section), new);
+        assert_eq!(renewed(&page("", ""), "etcd", &goals, section), new);
+    }
 
     #[test]
     fn numbers_have_three_digits_that_count() {

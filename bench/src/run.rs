@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::{
     Result,
     clock::now,
+    etcd::Etcd,
     shared::{COUNTER, READY, START, Shared},
     stats::jain,
 };
@@ -38,6 +39,24 @@ pub(crate) struct Drivers {
     peer_py: PathBuf,
     lockgate: PathBuf,
     lockgate_http: PathBuf,
+    etcd: PathBuf,
+}
+
+/// A library that takes locks in etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EtcdPeer {
+    /// Windlass.
+    Rust,
+    Python(&'static str),
+    Go(&'static str),
+}
+
+/// Pairs in etcd, and what etcd had to do for each.
+#[derive(Clone, Copy)]
+pub(crate) struct EtcdPairs {
+    pub(crate) pairs_per_s: f64,
+    pub(crate) requests: f64,
+    pub(crate) writes: f64,
 }
 
 /// A server that is measured; killed when dropped.
@@ -65,7 +84,7 @@ pub(crate) struct Contest {
 }
 
 impl Drivers {
-    /// The interpreter and the Go program come from the environment: `make bench` builds both.
+    /// The interpreter and the Go programs come from the environment: `make bench` builds them.
     pub(crate) fn find() -> Result<Self> {
         let variable = |name: &str| {
             std::env::var_os(name)
@@ -78,6 +97,7 @@ impl Drivers {
             peer_py: Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/python/peer.py"),
             lockgate: variable("WINDLASS_BENCH_LOCKGATE")?,
             lockgate_http: variable("WINDLASS_BENCH_LOCKGATE_HTTP")?,
+            etcd: variable("WINDLASS_BENCH_ETCD")?,
         })
     }
 
@@ -256,6 +276,54 @@ impl Drivers {
             &clients.to_string(),
             &seconds.to_string(),
         ]))
+    }
+}
+
+impl Drivers {
+    /// Claims of one process that each take a lock of their own in etcd.
+    pub(crate) fn etcd_pairs(
+        &self,
+        peer: EtcdPeer,
+        at: &Etcd,
+        claims: usize,
+        seconds: f64,
+    ) -> Result<EtcdPairs> {
+        let before = at.work()?;
+        let result = self.in_etcd(peer, "pairs", at, &[claims as f64, seconds])?;
+        let (after, pairs) = (at.work()?, number(&result, "pairs")?);
+        Ok(EtcdPairs {
+            pairs_per_s: rate(&result)?,
+            requests: (after.requests - before.requests) / pairs,
+            writes: (after.writes - before.writes) / pairs,
+        })
+    }
+
+    /// Claims of one process that want one lock in etcd: hand-overs in seconds.
+    pub(crate) fn etcd_turns(
+        &self,
+        peer: EtcdPeer,
+        at: &Etcd,
+        waiters: usize,
+        seconds: f64,
+        hold: f64,
+    ) -> Result<Vec<f64>> {
+        samples(&[self.in_etcd(peer, "turns", at, &[waiters as f64, seconds, hold])?])
+    }
+
+    fn in_etcd(&self, peer: EtcdPeer, measure: &str, at: &Etcd, arguments: &[f64]) -> Result<Value> {
+        let mut command = match peer {
+            EtcdPeer::Rust => Command::new(&self.rust),
+            EtcdPeer::Python(_) => Command::new(&self.python),
+            EtcdPeer::Go(_) => Command::new(&self.etcd),
+        };
+        match peer {
+            EtcdPeer::Rust => command.arg(format!("etcd-{measure}")),
+            EtcdPeer::Python(name) => {
+                command.arg(self.peer_py.with_file_name("etcd.py")).args([measure, name])
+            }
+            EtcdPeer::Go(name) => command.args([measure, name]),
+        };
+        one(command.arg(at.address.to_string()).args(arguments.iter().map(f64::to_string)))
     }
 }
 

@@ -109,7 +109,7 @@ impl Client {
 
 /// Each of so many clients, on a connection of its own, does this again and again until the time is over, one after another
 /// on one thread.
-fn each<W>(clients: usize, time: Duration, work: impl Fn(usize) -> W) -> Result<()>
+pub(crate) fn each<W>(clients: usize, time: Duration, work: impl Fn(usize) -> W) -> Result<()>
 where
     W: AsyncFnMut() -> Result<()> + 'static,
 {
@@ -130,28 +130,42 @@ where
     errors.take().pop().map_or(Ok(()), Err)
 }
 
-/// Each client takes a lock of its own as often as it can; after a quarter of the time to warm up.
-pub(crate) fn pairs(peer: &'static str, address: &str, clients: usize, time: Duration) -> Result<Value> {
+/// Pairs a second of all who do them at once, and how many there were; after a quarter of the time to warm up.
+pub(crate) fn rate_of_each<W>(clients: usize, time: Duration, work: impl Fn(usize) -> W) -> Result<Value>
+where
+    W: AsyncFnMut() -> Result<()> + 'static,
+{
+    let count = Rc::new(Cell::new(0_u32));
     let run = |time: Duration| -> Result<f64> {
-        let (count, start) = (Rc::new(Cell::new(0_u32)), now());
+        let (before, start) = (count.get(), now());
         each(clients, time, |number| {
-            let (count, address) = (count.clone(), address.to_owned());
-            let mut client = None;
+            let (count, mut pair) = (count.clone(), work(number));
             async move || {
-                if client.is_none() {
-                    client = Some(Client::new(peer, &address, format!("bench-{number}"), number).await?);
-                }
-                let client = client.as_mut().ok_or("no client")?;
-                client.acquire().await?;
-                client.release().await?;
+                pair().await?;
                 count.set(count.get() + 1);
                 Ok(())
             }
         })?;
-        Ok(f64::from(count.get()) / Duration::from_nanos(now() - start).as_secs_f64())
+        Ok(f64::from(count.get() - before) / Duration::from_nanos(now() - start).as_secs_f64())
     };
     run(time / 4)?;
-    Ok(json!({ "pairs_per_s": run(time)? }))
+    Ok(json!({ "pairs_per_s": run(time)?, "pairs": count.get() }))
+}
+
+/// Each client takes a lock of its own as often as it can.
+pub(crate) fn pairs(peer: &'static str, address: &str, clients: usize, time: Duration) -> Result<Value> {
+    rate_of_each(clients, time, |number| {
+        let address = address.to_owned();
+        let mut client = None;
+        async move || {
+            if client.is_none() {
+                client = Some(Client::new(peer, &address, format!("bench-{number}"), number).await?);
+            }
+            let client = client.as_mut().ok_or("no client")?;
+            client.acquire().await?;
+            client.release().await
+        }
+    })
 }
 
 /// All clients want one lock: from just before a release until the next one knows that it is granted.
@@ -243,6 +257,6 @@ pub(crate) fn renewals(address: &str, time: Duration) -> Result<Value> {
     })
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

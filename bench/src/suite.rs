@@ -1,9 +1,13 @@
 //! What is measured, against whom, and what should be reached.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use crate::{
-    Result,
+    Result, etcd_suite,
     report::{self, count, ratio, time},
     run::{Drivers, Peer},
     server_suite,
@@ -92,12 +96,14 @@ pub(crate) fn run(size: Size) -> Result<()> {
         Size::Quick => (1, [0.2, 0.3, 5.0, 1.0]),
     };
     let servers = server_suite::measure(&drivers, times, seconds)?;
+    let etcd = etcd_suite::measure(&drivers, etcd_sizes(size))?;
 
     let pairs_rows = |labels: &[&'static str], values: &[Vec<f64>]| -> Vec<(&'static str, Vec<f64>)> {
         labels.iter().copied().zip(values.iter().cloned()).collect()
     };
-    let mut text = head(&drivers);
-    text += &goals(&memory, &tasks, &files, &python, &handed, servers.goals());
+    let mut text = head(&drivers, start);
+    let others = [servers.goals(), etcd.goals()].concat();
+    text += &goals(&memory, &tasks, &files, &python, &handed, others);
     text += &report::rates(
         "In memory: acquire and release, nobody else",
         "One thread. The mutexes are the floor: they have no names, modes, queue, fencing tokens or deadlines.",
@@ -152,13 +158,33 @@ pub(crate) fn run(size: Size) -> Result<()> {
         &rows,
     );
     text += &servers.text();
-    text += &format!("\nThe whole run took {:.0} s.\n", start.elapsed().as_secs_f64());
+    text += &etcd.text();
     println!("\n{text}");
-    if size == Size::Full {
-        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
-        fs::write(&page, text)?;
-        eprintln!("written to docs/benchmarks.md");
+    if size == Size::Full { write(&text) } else { Ok(()) }
+}
+
+/// What is over etcd alone, and what the page says of it.
+pub(crate) fn run_etcd(size: Size) -> Result<()> {
+    let etcd = etcd_suite::measure(&Drivers::find()?, etcd_sizes(size))?;
+    let text = report::renewed(&fs::read_to_string(page())?, "etcd", &etcd.goals(), &etcd.text());
+    println!("\n{text}");
+    if size == Size::Full { write(&text) } else { Ok(()) }
+}
+
+fn etcd_sizes(size: Size) -> [(usize, f64); 3] {
+    match size {
+        Size::Full => [(5, 1.0), (3, 4.0), (1, 20.0)],
+        Size::Quick => [(1, 0.2), (1, 1.0), (1, 3.0)],
     }
+}
+
+fn page() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md")
+}
+
+fn write(text: &str) -> Result<()> {
+    fs::write(page(), text)?;
+    eprintln!("written to docs/benchmarks.md");
     Ok(())
 }
 
@@ -183,15 +209,16 @@ pub(crate) fn rounds<R, T>(
     Ok(results)
 }
 
-fn head(drivers: &Drivers) -> String {
+fn head(drivers: &Drivers, start: Instant) -> String {
     format!(
         "# Windlass and its peers, side by side\n\n\
          Written by `make bench`, which measures all of them in turn, several times round, in one run. What counts are \
          the ratios: the figures themselves are of one machine on one day. Medians; the spread is over the rounds.\n\n\
-         - **Machine**: {}\n- **Versions**: {}\n- **Date**: {}\n{}",
+         - **Machine**: {}\n- **Versions**: {}\n- **Date**: {}; the whole run took {:.0} s\n{}",
         report::machine(),
         report::versions(drivers.python()).join(", "),
         report::today(),
+        start.elapsed().as_secs_f64(),
         report::load().unwrap_or_default()
     )
 }
@@ -203,7 +230,7 @@ fn goals(
     files: &[Vec<f64>],
     python: &[Vec<f64>],
     handed: &[Vec<Vec<f64>>],
-    servers: Vec<Vec<String>>,
+    others: Vec<Vec<String>>,
 ) -> String {
     let p99 = |rounds: &[Vec<f64>]| quantile(&rounds.concat(), 0.99);
     let p50 = |rounds: &[Vec<f64>]| median(&rounds.concat());
@@ -229,7 +256,7 @@ fn goals(
         at_most("files, hand-over between processes, Rust, p99", 5e-5, p99(&handed[0])),
         at_most("files, hand-over between processes, Python, p99", 1e-3, p99(&handed[2])),
     ];
-    rows.extend(servers);
+    rows.extend(others);
     report::table(
         "Goals",
         "Times and rates were set for a machine on which bare open + flock + close does 645 k pairs/s in C, bare \

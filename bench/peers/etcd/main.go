@@ -1,0 +1,151 @@
+// Measures two ways to take Go's concurrency.Mutex in etcd:
+//
+//	etcd pairs mutex|elock ADDRESS CLAIMS SECONDS           locks of their own names
+//	etcd turns mutex|elock ADDRESS WAITERS SECONDS HOLD     hand-overs among clients that all want one lock
+//
+// `mutex` has one session for all, `elock` a session for each lock and each time, as elock has it: Grant, KeepAlive, Txn,
+// Delete, Revoke. Prints one line of JSON.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+)
+
+var background = context.Background()
+
+// acquire takes a lock and gives what releases it.
+type acquire func(key string) (release func())
+
+func main() {
+	if len(os.Args) < 6 {
+		fmt.Fprintln(os.Stderr, "usage: etcd pairs|turns mutex|elock ADDRESS NUMBER SECONDS [HOLD]")
+		os.Exit(2)
+	}
+	peer, address, clients := os.Args[2], os.Args[3], int(number(4))
+	seconds := duration(5)
+	var result map[string]any
+	switch os.Args[1] {
+	case "pairs":
+		result = pairs(connect(peer, address), clients, seconds)
+	case "turns":
+		acquires := make([]acquire, clients)
+		for client := range acquires {
+			acquires[client] = connect(peer, address)
+		}
+		result = turns(acquires, seconds, duration(6))
+	default:
+		check(fmt.Errorf("unknown measure %q", os.Args[1]))
+	}
+	check(json.NewEncoder(os.Stdout).Encode(result))
+}
+
+func connect(peer, address string) acquire {
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{address}})
+	check(err)
+	switch peer {
+	case "mutex":
+		session := begin(client)
+		return func(key string) func() { return lock(session, key) }
+	case "elock":
+		return func(key string) func() {
+			session := begin(client)
+			unlock := lock(session, key)
+			return func() {
+				unlock()
+				check(session.Close())
+			}
+		}
+	}
+	check(fmt.Errorf("unknown peer %q", peer))
+	return nil
+}
+
+func begin(client *clientv3.Client) *concurrency.Session {
+	session, err := concurrency.NewSession(client, concurrency.WithTTL(10))
+	check(err)
+	return session
+}
+
+func lock(session *concurrency.Session, key string) func() {
+	mutex := concurrency.NewMutex(session, key)
+	check(mutex.Lock(background))
+	return func() { check(mutex.Unlock(background)) }
+}
+
+// pairs lets each claim take a lock of its own as often as it can; after a quarter of the time to warm up.
+func pairs(acquire acquire, claims int, seconds time.Duration) map[string]any {
+	run := func(limit time.Duration) (total int, elapsed time.Duration) {
+		start, counts := time.Now(), make([]int, claims)
+		each(claims, start.Add(limit), func(claim int) {
+			acquire(fmt.Sprintf("/bench/bench-%d", claim))()
+			counts[claim]++
+		})
+		for _, count := range counts {
+			total += count
+		}
+		return total, time.Since(start)
+	}
+	warm, _ := run(seconds / 4)
+	total, elapsed := run(seconds)
+	return map[string]any{"pairs_per_s": float64(total) / elapsed.Seconds(), "pairs": warm + total}
+}
+
+// turns is of those who had been waiting; after a quarter of the time to warm up.
+func turns(acquires []acquire, seconds, hold time.Duration) map[string]any {
+	warm := time.Now().Add(seconds / 4)
+	// Both belong to whoever holds the lock.
+	released, samples := time.Time{}, []int64{}
+	each(len(acquires), time.Now().Add(seconds), func(client int) {
+		asked := time.Now()
+		release := acquires[client]("/bench/turns")
+		if asked.Before(released) && warm.Before(released) {
+			samples = append(samples, time.Since(released).Nanoseconds())
+		}
+		time.Sleep(hold)
+		released = time.Now()
+		release()
+	})
+	return map[string]any{"samples_ns": samples}
+}
+
+// each does the work of each client again and again until the time is over.
+func each(clients int, deadline time.Time, work func(client int)) {
+	var group sync.WaitGroup
+	for client := range clients {
+		group.Go(func() {
+			for time.Now().Before(deadline) {
+				work(client)
+			}
+		})
+	}
+	group.Wait()
+}
+
+func duration(argument int) time.Duration {
+	return time.Duration(number(argument) * float64(time.Second))
+}
+
+func number(argument int) float64 {
+	if argument >= len(os.Args) {
+		check(fmt.Errorf("argument %d is missing", argument))
+	}
+	value, err := strconv.ParseFloat(os.Args[argument], 64)
+	check(err)
+	return value
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "etcd:", err)
+		os.Exit(1)
+	}
+}

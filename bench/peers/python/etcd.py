@@ -1,0 +1,116 @@
+"""Measures one Python lock library over etcd, for the Rust bench beside it.
+
+etcd.py pairs PEER ADDRESS CLAIMS SECONDS
+etcd.py turns PEER ADDRESS WAITERS SECONDS HOLD
+
+Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+now = time.monotonic_ns
+
+Named = Callable[[str], Any]
+
+
+def windlass(address: str) -> Named:
+    import windlass
+
+    return windlass.connect(f"etcd://{address}/bench").lock
+
+
+def tooz(address: str) -> Named:
+    from tooz import coordination
+
+    coordinator = coordination.get_coordinator(f"etcd3+http://{address}", b"bench")
+    coordinator.start()
+    return lambda name: coordinator.get_lock(name.encode())
+
+
+PEERS: dict[str, Callable[[str], Named]] = {"windlass": windlass, "tooz": tooz}
+
+# How often it looks, in seconds: it is released at any point of that.
+POLLS = {"tooz": 1.0}
+
+
+def pairs(lock: Named, claims: int, seconds: float) -> dict[str, Any]:
+    locks = [lock(f"bench-{claim}") for claim in range(claims)]
+
+    def run(limit: float) -> tuple[int, float]:
+        counts, start = [0] * claims, time.perf_counter()
+
+        def work(claim: int) -> None:
+            with locks[claim]:
+                pass
+            counts[claim] += 1
+
+        each(claims, limit, work)
+        return sum(counts), time.perf_counter() - start
+
+    warm, _ = run(seconds / 4)
+    total, elapsed = run(seconds)
+    return {"pairs_per_s": total / elapsed, "pairs": warm + total}
+
+
+def turns(locks: list[Any], seconds: float, hold: float, polls: float) -> dict[str, Any]:
+    warm = now() + int(seconds * 1e9 / 4)
+    # Both belong to whoever holds the lock.
+    released = 0
+    samples: list[int] = []
+
+    def work(waiter: int) -> None:
+        nonlocal released
+        asked = now()
+        with locks[waiter]:
+            if max(asked, warm) < released:
+                samples.append(now() - released)
+            time.sleep(hold + random.random() * polls)
+            released = now()
+
+    each(len(locks), seconds, work)
+    return {"samples_ns": samples}
+
+
+# Does the work of each client again and again until the time is over.
+def each(clients: int, seconds: float, work: Callable[[int], None]) -> None:
+    end = time.perf_counter() + seconds
+    failures: list[BaseException] = []
+
+    def run(client: int) -> None:
+        try:
+            while time.perf_counter() < end:
+                work(client)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(client,)) for client in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def main() -> None:
+    measure, peer, address, clients, seconds, *rest = sys.argv[1:]
+    connect = PEERS[peer]
+    if measure == "pairs":
+        result = pairs(connect(address), int(clients), float(seconds))
+    elif measure == "turns":
+        locks = [connect(address)("turns") for _ in range(int(clients))]
+        result = turns(locks, float(seconds), float(rest[0]), POLLS.get(peer, 0))
+    else:
+        sys.exit(f"unknown measure {measure}")
+    print(json.dumps(result))
+
+
+main()
