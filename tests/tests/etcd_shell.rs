@@ -95,7 +95,8 @@ fn shells_take_turns() {
             Program::spawn(&mut shell)
         })
         .collect();
-    let mut etcdctl = here.etcd.etcdctl_command(&["lock", &format!("/{}/counter", here.prefix), "--", "sh", "-c"]);
+    let mut etcdctl =
+        here.etcd.etcdctl_command(&["lock", &format!("/{}/counter", here.prefix), "--", "sh", "-c"]);
     etcdctl.arg(&step);
     let mut foreign = Command::new("sh");
     foreign.args(["-c", &looped("\"$@\""), "sh"]).arg(etcdctl.get_program()).args(etcdctl.get_args());
