@@ -284,6 +284,14 @@ impl<T: Send + 'static> Drop for Parked<T> {
         }
         let Some(work) = self.work.take() else { return self.space.waiters.end(&self.claims) };
         let (space, view, claims) = (self.space.clone(), self.view.clone(), std::mem::take(&mut self.claims));
+        if space.were_released(&claims) {
+            space.waiters.end(&claims);
+            // By the view that may still be putting them into the store: the release may have come to another.
+            return spawn(async move {
+                drop(work);
+                give_back(view.as_ref(), &claims).await;
+            });
+        }
         let (together, none_is_left) = space.waiters.leave(&claims);
         let keep = self.keep;
         let leave = async move {

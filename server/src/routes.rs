@@ -86,8 +86,13 @@ async fn acquire(State(spaces): Here, Namespace(namespace): Namespace, who: Who,
     spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
     let (view, ask, line) = (space.client(terms.client)?, terms.ask(claim), Line::default());
     let asked = ask.claim();
-    let (asks, hears) = (view.clone(), line.clone());
-    let work = async move { Ok(asks.acquire(&ask, &hears.hear()).await?.map(|grant| vec![grant])) }.boxed();
+    let (by, of, hears) = (view.clone(), space.clone(), line.clone());
+    let work = async move {
+        let (claims, hears) = ([ask.claim()], hears.hear());
+        let granted = of.take(by.as_ref(), &claims, by.acquire(&ask, &hears)).await?;
+        Ok(granted.map(|grant| vec![grant]))
+    }
+    .boxed();
     let question = Question { view, claims: vec![asked.clone()], work, line };
     let told = |begun, grants: &[_]| told(&spaces, &space, &asked, &grants[0], begun);
     held_open(&spaces, &space, question, asking, told).await
@@ -108,9 +113,12 @@ async fn acquire_all(State(spaces): Here, Namespace(namespace): Namespace, who: 
     }
     let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
     let (order, asked) = (claims.clone(), claims.clone());
-    let (by, hears) = (view.clone(), line.clone());
+    let (by, of, hears) = (view.clone(), space.clone(), line.clone());
     let work = async move {
-        let Some(grants) = by.acquire_all(&asks, &hears.hear()).await? else { return Ok(None) };
+        let all: Vec<Claim> = asks.iter().map(Ask::claim).collect();
+        let hears = hears.hear();
+        let granted = of.take(by.as_ref(), &all, by.acquire_all(&asks, &hears)).await?;
+        let Some(grants) = granted else { return Ok(None) };
         let grant_of = |claim: &Claim| asks.iter().position(|ask| ask.claim_id == claim.id);
         Ok(Some(order.iter().filter_map(grant_of).map(|place| grants[place].clone()).collect()))
     };
@@ -249,7 +257,7 @@ async fn release(State(spaces): Here, Namespace(namespace): Namespace, who: Who,
     who.releases(&namespace)?;
     let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
     let space = spaces.get(&namespace)?;
-    space.client(client)?.release(&claims).await?;
+    space.release(space.client(client)?.as_ref(), &claims).await?;
     space.waiters.stay(&claims);
     who.has_released(&namespace, &claims);
     spaces.not_sealed()?;

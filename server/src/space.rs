@@ -28,8 +28,10 @@ use crate::{
 };
 
 mod each;
+mod released;
 
 use each::EachItsOwn;
+use released::Released;
 
 /// After how long without a request a client is forgotten, and a namespace in which nothing is held.
 pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -45,6 +47,7 @@ pub(crate) struct Space {
     pub(crate) name: String,
     clients: Mutex<Clients>,
     pub(crate) waiters: Waiters,
+    released: Released,
     seen: Mutex<Instant>,
 }
 
@@ -76,6 +79,7 @@ impl Space {
             name: name.to_owned(),
             clients: Mutex::default(),
             waiters: Waiters::default(),
+            released: Released::default(),
             seen: Mutex::new(now),
         }
     }
@@ -128,6 +132,36 @@ impl Space {
     /// The view of a claim, if it has one of its own, which is no longer known then.
     fn no_more(&self, id: ClaimId) -> Option<Arc<dyn Backend>> {
         self.clients().known.remove(&id).map(|client| client.view)
+    }
+
+    /// Takes locks, unless their claims are released before the grant or were before they were asked for.
+    pub(crate) async fn take<T>(
+        &self,
+        view: &dyn Backend,
+        claims: &[Claim],
+        acquire: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.released.none_of(claims)?;
+        let granted = acquire.await?;
+        if let Err(released) = self.released.none_of(claims) {
+            parked::give_back(view, claims).await;
+            return Err(released);
+        }
+        Ok(granted)
+    }
+
+    /// Ends claims, whatever is still asked for them.
+    pub(crate) async fn release(&self, view: &dyn Backend, claims: &[Claim]) -> Result<()> {
+        // Memory knows by itself what it has released.
+        if self.locks.here().is_none() {
+            self.released.add(claims);
+        }
+        view.release(claims).await
+    }
+
+    /// Whether one of these was released in a shared store, so that nobody will speak for them again.
+    pub(crate) fn were_released(&self, claims: &[Claim]) -> bool {
+        self.released.none_of(claims).is_err()
     }
 
     /// Nobody has spoken for these claims of a view for the grace.
