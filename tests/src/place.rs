@@ -9,9 +9,10 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     task::{Context, Poll, Wake, Waker},
-    thread::Thread,
+    thread::{Scope, ScopedJoinHandle, Thread},
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ use futures_util::{
     future::{AbortHandle, Abortable, BoxFuture, Either, LocalBoxFuture, select},
 };
 use windlass::{
-    Backend, ClaimId, ConnectOptions, Locker, Mode, Owner, Result, Status, Waiting,
+    Backend, ClaimId, ConnectOptions, Guard, Lock, Locker, Mode, Owner, Result, Status, Waiting,
     ask::{Ask, Claim, Entry, Grant},
     open_backend,
     rt::{Native, Runtime},
@@ -302,6 +303,25 @@ pub fn block_on<F: IntoFuture>(future: F) -> F::Output {
         }
         std::thread::park();
     }
+}
+
+/// Takes a lock that must be had, sooner or later.
+pub fn acquire(locker: &Locker, name: &str) -> Guard {
+    block_on(locker.lock(name).timeout(PATIENCE)).unwrap()
+}
+
+/// Asks for a lock on a thread of its own, and returns once it stands in line.
+pub fn waits<'scope>(scope: &'scope Scope<'scope, '_>, lock: Lock) -> ScopedJoinHandle<'scope, Guard> {
+    let (tell, waits) = mpsc::channel();
+    let waiting = scope.spawn(move || {
+        let lock = lock.timeout(PATIENCE).on_wait(move |_| {
+            // Told more than once, when it hears more.
+            let _ = tell.send(());
+        });
+        block_on(lock).unwrap()
+    });
+    waits.recv_timeout(PATIENCE).unwrap();
+    waiting
 }
 
 /// Lets other tasks go first, once.

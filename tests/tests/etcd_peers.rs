@@ -9,7 +9,6 @@ use std::{
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
     thread::ScopedJoinHandle,
     time::Duration,
@@ -19,7 +18,7 @@ use rustix::process::Signal;
 use windlass::{ConnectOptions, ErrorKind, Guard, Lock, Locker};
 use windlass_tests::{
     etcd::{Cluster, Release, Setup},
-    place::{Folder, PATIENCE, block_on},
+    place::{Folder, PATIENCE, block_on, waits},
     processes::{Program, go_peer, until},
 };
 
@@ -344,23 +343,6 @@ impl Here {
     fn is_empty(&self) {
         until("nothing to be left", || self.etcd.keys(&self.prefix).is_empty());
     }
-}
-
-/// Asks for a lock on a thread of its own, and returns once it stands in line.
-fn waits<'scope>(
-    scope: &'scope std::thread::Scope<'scope, '_>,
-    lock: Lock,
-) -> ScopedJoinHandle<'scope, Guard> {
-    let (tell, waits) = mpsc::channel();
-    let waiting = scope.spawn(move || {
-        let lock = lock.timeout(PATIENCE).on_wait(move |_| {
-            // Told more than once, when it hears more.
-            let _ = tell.send(());
-        });
-        block_on(lock.into_future()).unwrap()
-    });
-    waits.recv_timeout(PATIENCE).unwrap();
-    waiting
 }
 
 fn unique(name: &str) -> String {

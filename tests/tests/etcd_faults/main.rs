@@ -12,21 +12,18 @@ mod sessions;
 mod storage;
 
 use std::{
-    future::IntoFuture,
     process::Command,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
-    thread::{Scope, ScopedJoinHandle},
     time::{Duration, Instant},
 };
 
-use windlass::{ConnectOptions, Guard, Lock, Locker};
+use windlass::{ConnectOptions, Locker};
 use windlass_tests::{
     etcd::{Cluster, Release, Setup},
-    place::{Folder, PATIENCE, block_on},
+    place::{Folder, acquire, block_on, waits},
     processes::{Program, until},
 };
 
@@ -52,25 +49,6 @@ fn locker(url: &str) -> Locker {
 
 fn locker_with(url: &str, ttl: Duration) -> Locker {
     block_on(ConnectOptions::new().ttl(ttl).connect(url)).unwrap()
-}
-
-/// Must be had, sooner or later.
-fn acquire(locker: &Locker, name: &str) -> Guard {
-    block_on(locker.lock(name).timeout(PATIENCE).into_future()).unwrap()
-}
-
-/// Asks for a lock on a thread of its own, and returns once it stands in line.
-fn waits<'scope>(scope: &'scope Scope<'scope, '_>, lock: Lock) -> ScopedJoinHandle<'scope, Guard> {
-    let (tell, waits) = mpsc::channel();
-    let waiting = scope.spawn(move || {
-        let lock = lock.timeout(PATIENCE).on_wait(move |_| {
-            // Told more than once, when it hears more.
-            let _ = tell.send(());
-        });
-        block_on(lock.into_future()).unwrap()
-    });
-    waits.recv_timeout(PATIENCE).unwrap();
-    waiting
 }
 
 /// A process of ours; and its folder, which has to stay.

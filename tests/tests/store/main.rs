@@ -10,15 +10,14 @@ mod suite;
 mod suspended;
 
 use std::{
-    future::IntoFuture,
     sync::atomic::{AtomicU64, Ordering},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use windlass::{ConnectOptions, Locker};
 use windlass_tests::{
-    place::{PATIENCE, block_on},
+    place::{acquire, block_on},
+    processes::until,
     proxy::Proxy,
     server_process::ServerProcess,
 };
@@ -75,20 +74,8 @@ fn attempt(locker: &Locker, name: &str) -> Option<windlass::Guard> {
     block_on(locker.lock(name).try_acquire()).unwrap()
 }
 
-fn acquire(locker: &Locker, name: &str) -> windlass::Guard {
-    block_on(locker.lock(name).timeout(PATIENCE).into_future()).unwrap()
-}
-
 /// The owners of those who wait for a lock, in order.
 fn waiters(locker: &Locker, name: &str) -> Vec<String> {
     let all = block_on(locker.list(name)).unwrap();
     all.into_iter().flat_map(|lock| lock.waiters).map(|waiter| waiter.owner.owner).collect()
-}
-
-fn until(what: &str, so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
