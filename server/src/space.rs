@@ -31,7 +31,7 @@ mod each;
 mod released;
 
 use each::EachItsOwn;
-use released::Released;
+pub(crate) use released::Released;
 
 /// After how long without a request a client is forgotten, and a namespace in which nothing is held.
 pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -47,14 +47,14 @@ pub(crate) struct Space {
     pub(crate) name: String,
     clients: Mutex<Clients>,
     pub(crate) waiters: Waiters,
-    released: Released,
     seen: Mutex<Instant>,
 }
 
 /// Where its locks are.
 pub(crate) enum Locks {
     Here(MemoryStore),
-    There(Arc<Shared>),
+    /// With what was released there of late.
+    There(Arc<Shared>, Released),
 }
 
 #[derive(Default)]
@@ -79,7 +79,6 @@ impl Space {
             name: name.to_owned(),
             clients: Mutex::default(),
             waiters: Waiters::default(),
-            released: Released::default(),
             seen: Mutex::new(now),
         }
     }
@@ -89,7 +88,7 @@ impl Space {
         match (id, &self.locks) {
             (Some(id), _) => self.view(id),
             (None, Locks::Here(_)) => self.common(),
-            (None, Locks::There(_)) => Ok(Arc::new(EachItsOwn::new(self.clone(), self.common()?))),
+            (None, Locks::There(..)) => Ok(Arc::new(EachItsOwn::new(self.clone(), self.common()?))),
         }
     }
 
@@ -101,7 +100,7 @@ impl Space {
         }
         let view = match &self.locks {
             Locks::Here(memory) => memory.stranger(&self.name),
-            Locks::There(shared) => shared.open(&self.name)?,
+            Locks::There(shared, _) => shared.open(&self.name)?,
         };
         clients.nobody = Some(view.clone());
         Ok(view)
@@ -123,7 +122,7 @@ impl Space {
         }
         let view = match &self.locks {
             Locks::Here(memory) => memory.client(&self.name),
-            Locks::There(shared) => shared.open(&self.name)?,
+            Locks::There(shared, _) => shared.open(&self.name)?,
         };
         clients.known.insert(id, Client { view: view.clone(), seen: now });
         Ok(view)
@@ -141,34 +140,35 @@ impl Space {
         claims: &[Claim],
         acquire: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        self.released.none_of(claims)?;
+        // Memory knows by itself what it has released.
+        let Locks::There(_, released) = &self.locks else { return acquire.await };
+        released.none_of(claims)?;
         let granted = acquire.await?;
-        if let Err(released) = self.released.none_of(claims) {
+        if let Err(over) = released.none_of(claims) {
             parked::give_back(view, claims).await;
-            return Err(released);
+            return Err(over);
         }
         Ok(granted)
     }
 
     /// Ends claims, whatever is still asked for them.
     pub(crate) async fn release(&self, view: &dyn Backend, claims: &[Claim]) -> Result<()> {
-        // Memory knows by itself what it has released.
-        if self.locks.here().is_none() {
-            self.released.add(claims);
+        if let Locks::There(_, released) = &self.locks {
+            released.add(claims);
         }
         view.release(claims).await
     }
 
     /// Whether one of these was released in a shared store, so that nobody will speak for them again.
     pub(crate) fn were_released(&self, claims: &[Claim]) -> bool {
-        self.released.none_of(claims).is_err()
+        matches!(&self.locks, Locks::There(_, released) if released.none_of(claims).is_err())
     }
 
     /// Nobody has spoken for these claims of a view for the grace.
     pub(crate) async fn leave(&self, view: &Arc<dyn Backend>, gone: &[Claim]) {
         match &self.locks {
             Locks::Here(_) => parked::give_back(view.as_ref(), gone).await,
-            Locks::There(_) => {
+            Locks::There(..) => {
                 let mut clients = self.clients();
                 for claim in gone {
                     clients.known.remove(&claim.id);
@@ -182,7 +182,7 @@ impl Space {
     pub(crate) fn answers_within(&self) -> Duration {
         match &self.locks {
             Locks::Here(_) => Duration::ZERO,
-            Locks::There(_) => parked::ANSWERS_WITHIN,
+            Locks::There(..) => parked::ANSWERS_WITHIN,
         }
     }
 
@@ -216,7 +216,7 @@ impl Locks {
     pub(crate) fn here(&self) -> Option<&MemoryStore> {
         match self {
             Self::Here(memory) => Some(memory),
-            Self::There(_) => None,
+            Self::There(..) => None,
         }
     }
 

@@ -23,7 +23,7 @@ use windlass::{
 use crate::{
     durable::Durable,
     elsewhere,
-    space::{FORGET_AFTER, Locks, Space},
+    space::{FORGET_AFTER, Locks, Released, Space},
     store::{Shared, Store},
 };
 
@@ -160,7 +160,7 @@ impl Spaces {
         }
         let rules = Rules { first_token: *first_token, expires: true, remember: REMEMBER };
         let locks = match &self.shared {
-            Some(shared) => Locks::There(shared.clone()),
+            Some(shared) => Locks::There(shared.clone(), Released::default()),
             None => Locks::Here(MemoryStore::new(self.rt.clone(), rules)),
         };
         let space = Arc::new(Space::new(name, locks, now));
