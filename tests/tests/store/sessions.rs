@@ -5,14 +5,15 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     process::{Command, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use windlass::{ErrorKind, LostReason};
+use windlass::{ErrorKind, LostReason, Mode, open_backend, rt::Native};
 use windlass_server::{Audit, Server, ServerOptions, Store};
 use windlass_tests::{
-    place::{Folder, PATIENCE, block_on},
+    place::{Folder, PATIENCE, ask, block_on},
     server,
     server_process::ServerProcess,
 };
@@ -82,6 +83,20 @@ fn a_dead_waiter_leaves_its_place_by_its_ttl() {
     // A grace for coming back, the TTL, and what etcd takes to see that it is over.
     assert!(died.elapsed() < TTL * 4, "only after {:?}", died.elapsed());
     guard.check().unwrap();
+}
+
+/// Requests of one client may overtake each other: one that is called off before it comes must not get the lock for nobody.
+#[test]
+fn a_claim_that_was_released_is_not_granted_late() {
+    let servers = Servers::start();
+    let client = open_backend(&servers.url_of_one(), Arc::new(Native)).unwrap();
+    let late = ask("lock", Mode::Exclusive);
+    block_on(client.release(&[late.claim()])).unwrap();
+    let error = block_on(client.acquire(&late, &|_| {})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotHeld, "{error}");
+    let all = block_on(client.acquire_all(std::slice::from_ref(&late), &|_| {})).unwrap_err();
+    assert_eq!(all.kind(), ErrorKind::NotHeld, "{all}");
+    assert!(attempt(&locker(&servers.url_of_other()), "lock").is_some());
 }
 
 /// Claims of nobody in particular, as programs without the library ask for them: one is renewed, one is not.
