@@ -39,7 +39,8 @@ macro_rules! conformance {
                 a_wide_permit_does_not_overtake;
             once: asked_again_while_held, asked_again_through_another_client, asked_again_while_waiting,
                 asked_again_keeps_the_place, released_twice, unknown_claims_are_released,
-                another_claim_cannot_release, many_released_in_one, renewed_each_by_each, renewal_keeps_the_grant;
+                another_claim_cannot_release, many_released_in_one, renewed_each_by_each, renewal_keeps_the_grant,
+                renewed_twice_at_once_through_another_client;
             giving_up: a_dropped_waiter_is_gone, a_dropped_head_lets_the_next_in, dropped_at_every_poll_when_free,
                 dropped_at_every_poll_when_held, dropped_at_every_poll_when_released_meanwhile,
                 all_dropped_at_every_poll, a_drop_races_with_the_grant, released_while_waiting;

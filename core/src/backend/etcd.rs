@@ -9,7 +9,7 @@
 //! - **The dead go** with their lease; what all claims of a locker have one lease for, and what follows from it, is in
 //!   [`session`].
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, PutOptions, TxnOp};
@@ -50,7 +50,7 @@ use link::{Link, no_thread};
 use post::{Order, Post};
 use session::{Known, Session};
 use trouble::Trouble;
-use wait::gone;
+use wait::{TRIES, came_between, gone};
 
 /// Locks in etcd.
 pub struct EtcdBackend {
@@ -143,37 +143,48 @@ impl Space {
                 }
                 Err(trouble) => Renewal::Unknown(trouble.into_error()),
             },
-            // It hangs on a lease of somebody else's: from now on on ours.
-            _ => match self.attach(claim, &member).await {
+            // It hangs on a lease of somebody else's: from now on on ours. Whoever asks again finds it done.
+            _ => match self.to_its_end(self.clone().attach(claim.clone(), member)).await {
                 Ok(Some(grant)) => Renewal::Renewed(grant),
                 Ok(None) => Renewal::NotHeld,
-                Err(error) => Renewal::Unknown(error),
+                Err(trouble) => Renewal::Unknown(trouble.into_error()),
             },
         }
     }
 
-    async fn attach(self: &Arc<Self>, claim: &Claim, member: &Member) -> Result<Option<Grant>> {
-        let standing = self.standing(claim, member.mode, member.created).await?;
-        if !matches!(standing, Some(Standing::Holds)) {
-            return Ok(None);
+    /// Takes over a claim from somebody else's lease. It may move meanwhile: the same is done for those who asked twice, here or
+    /// through another server.
+    async fn attach(self: Arc<Self>, claim: Claim, mut member: Member) -> Result<Option<Grant>, Trouble> {
+        for _ in 0..TRIES {
+            let id = member.lease;
+            let ttl = self
+                .link
+                .ask(move |mut client: Client| async move { client.lease_time_to_live(id, None).await });
+            let (standing, ttl) = future::join(self.standing(&claim, member.mode, member.created), ttl).await;
+            if !matches!(standing?, Some(Standing::Holds)) {
+                return Ok(None);
+            }
+            if let Some(seconds) = u64::try_from(ttl?.granted_ttl()).ok().filter(|seconds| *seconds > 0) {
+                let lease = self.fresh_lease(Duration::from_secs(seconds)).await?;
+                if self.move_here(&claim, &member, &lease).await? {
+                    let now = self.rt.now();
+                    let grant = self.session.change(claim.id, |known| {
+                        known.held = Some(now);
+                        known.grant()
+                    });
+                    self.session.begun.notify(usize::MAX);
+                    return Ok(grant);
+                }
+            }
+            match self.some(&[self.keys.of(&claim)]).await?.pop().flatten() {
+                Some(moved) => member = moved,
+                None => {
+                    self.forget(&claim);
+                    return Ok(None);
+                }
+            }
         }
-        let id = member.lease;
-        let lease =
-            self.link.ask(move |mut client: Client| async move { client.lease_time_to_live(id, None).await });
-        let ttl = lease.await.map_err(Trouble::into_error)?.granted_ttl();
-        let ttl = std::time::Duration::from_secs(u64::try_from(ttl).unwrap_or_default().max(1));
-        let lease = self.fresh_lease(ttl).await.map_err(Trouble::into_error)?;
-        if !self.move_here(claim, member, &lease).await.map_err(Trouble::into_error)? {
-            self.forget(claim);
-            return Ok(None);
-        }
-        let now = self.rt.now();
-        let grant = self.session.change(claim.id, |known| {
-            known.held = Some(now);
-            known.grant()
-        });
-        self.session.begun.notify(usize::MAX);
-        Ok(grant)
+        Err(Trouble::Refused(came_between()))
     }
 
     async fn release(self: &Arc<Self>, claims: &[Claim]) -> Result<(), Trouble> {

@@ -1,5 +1,6 @@
 //! Ask twice, get one; release what is yours, as often as you like (guarantee 6).
 
+use futures_util::future;
 use windlass::{
     Mode,
     ask::{Ask, Renewal},
@@ -164,4 +165,20 @@ pub async fn renewal_keeps_the_grant(place: &dyn Place) {
     }
     place.give_back(&*a, &[&one]).await;
     place.give_back(&*b, &[&two]).await;
+}
+
+pub async fn renewed_twice_at_once_through_another_client(place: &dyn Place) {
+    let (a, b) = (place.client(), place.client());
+    let held = ask("lock", Mode::Exclusive);
+    let grant = place.take(&*a, &held).await;
+    let claims = [claim(&held)];
+    // As when the answer to the first does not come in time.
+    let both = future::join(b.renew(&claims), b.renew(&claims));
+    let (first, second) = place.soon("two renewals", both).await;
+    for outcome in [first.unwrap(), second.unwrap()] {
+        let [Renewal::Renewed(again)] = &outcome[..] else { panic!("{outcome:?}") };
+        assert_eq!(again.fencing_token, grant.fencing_token);
+    }
+    place.give_back(&*b, &[&held]).await;
+    assert!(place.could_have(&*a, "lock", Mode::Exclusive).await);
 }

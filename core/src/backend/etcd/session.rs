@@ -170,8 +170,11 @@ impl Space {
     /// ... which has all of its term before it. For claims whose holders may believe in terms that another lease gave them, as long
     /// as those: what they hang on must not end before.
     pub(super) async fn fresh_lease(self: &Arc<Self>, ttl: Duration) -> Result<Arc<Lease>, Trouble> {
+        let asked = self.rt.now();
         let lease = self.lease(ttl).await?;
-        self.keep_alive(&lease).await?;
+        if asked.since(lease.term().counted_from) > Duration::ZERO {
+            self.keep_alive(&lease).await?;
+        }
         Ok(lease)
     }
 

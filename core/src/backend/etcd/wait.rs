@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How often a write is tried again that others came before, or whose lease has just ended.
-const TRIES: usize = 50;
+pub(super) const TRIES: usize = 50;
 
 /// What became of a put.
 enum Put {
@@ -107,7 +107,8 @@ impl Space {
                             if !self.move_here(&claim, &mine, &lease).await.map_err(Trouble::into_error)? {
                                 continue;
                             }
-                            let standing = self.standing(&claim, mine.mode, mine.created).await?;
+                            let standing = self.standing(&claim, mine.mode, mine.created).await;
+                            let standing = standing.map_err(Trouble::into_error)?;
                             return self
                                 .wait(&claim, mine.mode, mine.created, standing, waiting)
                                 .await
@@ -124,7 +125,7 @@ impl Space {
                 }
             }
         }
-        Err(Error::new(ErrorKind::Unavailable, "others came in between again and again"))
+        Err(came_between())
     }
 
     /// Puts a key. What follows from the answer is seen to also for one who does not wait for it.
@@ -174,9 +175,14 @@ impl Space {
     }
 
     /// Where it stands; `None`: nowhere.
-    pub(super) async fn standing(&self, claim: &Claim, mode: Mode, created: i64) -> Result<Option<Standing>> {
+    pub(super) async fn standing(
+        &self,
+        claim: &Claim,
+        mode: Mode,
+        created: i64,
+    ) -> Result<Option<Standing>, Trouble> {
         let questions = look::questions(&self.keys.line(&claim.name), mode, Some(created));
-        let (answers, _) = self.read(questions).await.map_err(Trouble::into_error)?;
+        let (answers, _) = self.read(questions).await?;
         Ok(look::answer(&answers, &self.keys.of(claim), false))
     }
 
@@ -218,7 +224,7 @@ impl Space {
                 },
                 _ => register = Some(self.register(claim, obstacle).await.map_err(Trouble::into_error)?),
             }
-            standing = self.standing(claim, mode, created).await?;
+            standing = self.standing(claim, mode, created).await.map_err(Trouble::into_error)?;
         }
     }
 
@@ -250,6 +256,10 @@ impl Space {
         }
         if known.lease.over().is_some() { Woken::Over } else { Woken::ToLook }
     }
+}
+
+pub(super) fn came_between() -> Error {
+    Error::new(ErrorKind::Unavailable, "others came in between again and again")
 }
 
 pub(super) fn gone() -> Error {
