@@ -41,6 +41,10 @@ pub use lockgate::LockgateBackend;
 )]
 pub(crate) mod memory;
 pub use memory::MemoryStore;
+#[cfg(all(feature = "redis", not(target_family = "wasm")))]
+pub(crate) mod redis;
+#[cfg(all(feature = "redis", not(target_family = "wasm")))]
+pub use redis::RedisBackend;
 
 /// A place where locks live: memory, files, a server, a store.
 ///

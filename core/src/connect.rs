@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+#[cfg(all(feature = "redis", not(target_family = "wasm")))]
+use crate::backend::redis;
 use crate::{
     backend::Backend,
     error::{Error, ErrorKind, Result},
@@ -19,6 +21,7 @@ use crate::{
 /// | `etcd://H1,H2,H3/PREFIX`, `etcds://…` with TLS | etcd; `USER:PASSWORD@` before the hosts, or the password in `$WINDLASS_PASSWORD`; `?ca=FILE`, `?cert=FILE&key=FILE`; `?raw_names=true` for prefixes shared with others |
 /// | `file:///DIR` | files of this machine; `?names=murmur3` for lockgate's old file names |
 /// | `http://HOST:PORT/NAMESPACE`, `https://…` | a Windlass server, with the token in `$WINDLASS_TOKEN`; `?ca=FILE` trusts its certificates besides the system's, `?cert=FILE` shows ours |
+/// | `redis://HOST:PORT/DB`, `rediss://…` with TLS, `redis+unix:///PATH`, `redis+sentinel://H1,H2,H3/NAME`, `redis+cluster://H1,H2,H3`, `redis+redlock://H1,H2,H3` | Redis or Valkey; credentials and files as for etcd; `?prefix=TEXT` before the names |
 /// | `lockgate+http://HOST:PORT`, `lockgate+https://…` | lockgate's own server, with the same two options |
 ///
 /// Every URL takes `?ttl=15s` (or `1500ms`, `2m`) and `?owner=TEXT`.
@@ -57,7 +60,10 @@ pub fn default_url() -> Result<String> {
 }
 
 /// A variable of the environment; `None` where it is not set, or empty.
-#[cfg(all(any(feature = "etcd", feature = "file", feature = "http"), not(target_family = "wasm")))]
+#[cfg(all(
+    any(feature = "etcd", feature = "file", feature = "http", feature = "redis"),
+    not(target_family = "wasm")
+))]
 fn from_environment(name: &str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
@@ -208,19 +214,37 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
         }
         #[cfg(all(feature = "etcd", not(target_family = "wasm")))]
         "etcd" | "etcds" => {
-            use crate::backend::etcd::{EtcdBackend, address};
+            use crate::backend::etcd::{
+                EtcdBackend,
+                address::{self, FORM, PORT},
+            };
             let mut address = address;
-            let [ca, cert, key] = ["ca", "cert", "key"].map(|file| address.option(file).map(Into::into));
-            let secure = address.scheme == "etcds" || address.truth("tls")?;
+            let tls = address.tls_files(address.scheme == "etcds", "etcds")?;
             let raw_names = address.truth("raw_names")?;
             address.no_more_options(&["ca", "cert", "key", "tls", "raw_names"])?;
-            if !secure && [&ca, &cert, &key].iter().any(|file| file.is_some()) {
-                return Err(invalid("ca=, cert= and key= are for TLS: write etcds://, or tls=true"));
-            }
-            let tls = secure.then_some(address::Files { ca, cert, key });
-            let password = from_environment("WINDLASS_PASSWORD")?;
-            let there = address::Address::parse(&address.rest, percent_decode, password, tls)?;
+            let there = address::Address::new(address.authority(PORT, FORM)?, tls);
             Ok(Box::new(move || Ok(Arc::new(EtcdBackend::new(there.clone(), raw_names, rt.clone())?))))
+        }
+        #[cfg(all(feature = "redis", not(target_family = "wasm")))]
+        scheme if redis::address::is_scheme(scheme) => {
+            let mut address = address;
+            let secure = address.scheme.starts_with("rediss");
+            let tls = address.tls_files(secure, "rediss")?;
+            let min_replicas = address.number("min_replicas")?;
+            let (prefix, namespace) = (address.option("prefix"), address.option("namespace"));
+            let db = address.number("db")?;
+            let known = ["ca", "cert", "key", "tls", "db", "prefix", "namespace", "min_replicas"];
+            address.no_more_options(&known)?;
+            let settings = redis::address::Settings { tls, prefix, namespace, db, min_replicas };
+            let password = from_environment("WINDLASS_PASSWORD")?;
+            let there = redis::address::Address::parse(
+                &address.scheme,
+                &address.rest,
+                percent_decode,
+                password,
+                settings,
+            )?;
+            Ok(Box::new(move || redis::open(there.clone(), rt.clone())))
         }
         #[cfg(all(feature = "file", not(target_family = "wasm")))]
         "file" => {
@@ -311,6 +335,8 @@ const SCHEMES: &[&str] = &[
     "etcd(s)://H1,H2,H3/PREFIX",
     #[cfg(all(feature = "file", not(target_family = "wasm")))]
     "file:///DIR",
+    #[cfg(all(feature = "redis", not(target_family = "wasm")))]
+    "redis(s)://HOST:PORT/DB",
     #[cfg(feature = "http")]
     "http(s)://HOST:PORT/NAMESPACE",
     #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
@@ -376,7 +402,33 @@ impl Address {
         self.options.extract_if(.., |(name, _)| name == key).last().map(|(_, value)| value)
     }
 
+    /// Who goes where; a password that is not written there is that of this process.
     #[cfg(all(feature = "etcd", not(target_family = "wasm")))]
+    fn authority(&self, port: u16, form: &str) -> Result<crate::authority::Authority> {
+        let password = from_environment("WINDLASS_PASSWORD")?;
+        crate::authority::Authority::parse(&self.rest, port, percent_decode, password, form)
+    }
+
+    /// What the options say of TLS, where it is wanted: by the scheme `secure`, or by `tls=true`.
+    #[cfg(all(any(feature = "etcd", feature = "redis"), not(target_family = "wasm")))]
+    fn tls_files(&mut self, by_scheme: bool, secure: &str) -> Result<Option<crate::authority::TlsFiles>> {
+        let [ca, cert, key] = ["ca", "cert", "key"].map(|file| self.option(file).map(Into::into));
+        if self.truth("tls")? || by_scheme {
+            return Ok(Some(crate::authority::TlsFiles { ca, cert, key }));
+        }
+        if [&ca, &cert, &key].iter().any(|file: &&Option<std::path::PathBuf>| file.is_some()) {
+            return Err(invalid(&format!("ca=, cert= and key= are for TLS: write {secure}://, or tls=true")));
+        }
+        Ok(None)
+    }
+
+    #[cfg(all(feature = "redis", not(target_family = "wasm")))]
+    fn number(&mut self, key: &str) -> Result<Option<u32>> {
+        let Some(text) = self.option(key) else { return Ok(None) };
+        let number = text.parse().map_err(|_| invalid(&format!("{key}={text} is no whole number")))?;
+        Ok(Some(number))
+    }
+
     fn truth(&mut self, key: &str) -> Result<bool> {
         match self.option(key).as_deref() {
             None | Some("false") => Ok(false),

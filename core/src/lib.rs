@@ -2,6 +2,8 @@
 
 mod acquire;
 pub mod ask;
+#[cfg(all(any(feature = "etcd", feature = "redis"), not(target_family = "wasm")))]
+mod authority;
 pub mod backend;
 mod connect;
 mod error;

@@ -92,7 +92,13 @@ impl StoreUrl {
     }
 
     fn of(&self, namespace: &str) -> String {
-        format!("{}/{namespace}{}", self.place, self.options)
+        let Self { place, options } = self;
+        // What follows the host is a number there, or another name.
+        if place.starts_with("redis") {
+            let and = if options.is_empty() { "?" } else { "&" };
+            return format!("{place}{options}{and}namespace={namespace}");
+        }
+        format!("{place}/{namespace}{options}")
     }
 }
 
@@ -104,6 +110,10 @@ impl Shared {
         if !servers.capabilities().hand_on_between_processes {
             let message =
                 "servers cannot share locks that are of one process: name a store such as etcd://HOST/PREFIX";
+            return Err(Error::new(ErrorKind::InvalidInput, message).with_backend(servers.url()));
+        }
+        if !servers.capabilities().see {
+            let message = "servers cannot share locks of which there is no list: name another store";
             return Err(Error::new(ErrorKind::InvalidInput, message).with_backend(servers.url()));
         }
         Ok(Self { url, rt, servers })
@@ -146,10 +156,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_goes_before_the_options() {
+    fn a_namespace_goes_where_the_store_has_it() {
         for (store, of_team) in [
             ("etcd://a,b:2379", "etcd://a,b:2379/team"),
             ("etcd://a/locks/?user=x&ca=/y", "etcd://a/locks/team?user=x&ca=/y"),
+            ("redis://a/1", "redis://a/1?namespace=team"),
+            ("redis+cluster://a,b/?prefix=x:", "redis+cluster://a,b?prefix=x:&namespace=team"),
         ] {
             assert_eq!(StoreUrl::new(store).of("team"), of_team);
         }

@@ -75,6 +75,15 @@ pub fn no_overlap(mut beliefs: Vec<Belief>, fit: impl Fn(&str, &str) -> bool) {
     }
 }
 
+/// Of one exclusive lock: tokens grew in the order of the holds; how many of them began while another one was believed.
+pub fn overlaps_by_tokens(mut beliefs: Vec<Belief>) -> usize {
+    beliefs.sort_unstable();
+    for pair in beliefs.windows(2) {
+        assert!(pair[0].token < pair[1].token, "{:?} has no greater token than {:?}", pair[1], pair[0]);
+    }
+    beliefs.windows(2).filter(|pair| pair[0].to > pair[1].from).count()
+}
+
 /// The most that held at once.
 pub fn most_at_once(beliefs: &[Belief]) -> i32 {
     let mut ends: Vec<(u64, i32)> = beliefs.iter().flat_map(|b| [(b.from, 1), (b.to, -1)]).collect();

@@ -2,10 +2,9 @@
 //! started again; all of it ends with the test's process, however that ends.
 
 use std::{
-    io::{BufRead, BufReader, Write},
     net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
+    process::Command,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -13,14 +12,14 @@ use std::{
 };
 
 use futures_util::future::LocalBoxFuture;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use windlass::{Backend, Locker, rt::Runtime};
 
 use crate::{
     certificates::Authority,
     place::{Folder, Place, UrlPlace},
-    processes::{go_peer, until},
+    processes::{Service, go_peer, until},
     server_process::port_to_keep,
 };
 
@@ -238,7 +237,7 @@ impl Cluster {
             }
         }
         let log = self.folder.path(&format!("{}.log", member.name));
-        self.members[n].process = Some(Process::start(&command, &log, &self.folder));
+        self.members[n].process = Some(Service::start(&command, &log, &self.folder));
     }
 
     /// Until each member that runs has a leader and serves.
@@ -324,7 +323,7 @@ struct Member {
     name: String,
     client_port: u16,
     peer_port: u16,
-    process: Option<Process>,
+    process: Option<Service>,
 }
 
 impl Member {
@@ -333,51 +332,7 @@ impl Member {
     }
 
     fn runs(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| !process.stopped)
-    }
-}
-
-/// A member's process, below a shell that waits for the end of this process to end it, too.
-#[derive(Debug)]
-struct Process {
-    shell: Child,
-    pid: Pid,
-    stopped: bool,
-}
-
-/// A line on the standard input is the end of the member only; the end of that input is the end of everything.
-const SHELL: &str = r#"folder=$1 log=$2; shift 2
-"$@" </dev/null >>"$log" 2>&1 & pid=$!; echo $pid
-read -r word; kill -9 $pid; wait; [ "$word" ] || rm -rf "$folder""#;
-
-impl Process {
-    fn start(command: &Command, log: &Path, folder: &Folder) -> Self {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", SHELL, "sh"]).arg(folder.path("")).arg(log);
-        shell.arg(command.get_program()).args(command.get_args());
-        let mut shell =
-            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut pid = String::new();
-        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut pid).unwrap();
-        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-        Self { shell, pid, stopped: false }
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        kill_process(self.pid, signal).unwrap();
-        self.stopped = signal == Signal::STOP;
-    }
-
-    fn end_and_keep_its_data(mut self) {
-        writeln!(self.shell.stdin.as_ref().unwrap(), "keep").unwrap();
-        self.shell.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.shell.stdin.take());
-        let _ = self.shell.wait();
+        self.process.as_ref().is_some_and(|process| !process.is_stopped())
     }
 }
 

@@ -9,10 +9,12 @@ mod elock {}
 pub mod beliefs;
 pub mod certificates;
 pub mod conformance;
+pub mod crowd;
 pub mod etcd;
 pub mod place;
 pub mod processes;
 pub mod proxy;
+pub mod redis;
 pub mod server;
 pub mod server_process;
 pub mod sim;

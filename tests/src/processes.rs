@@ -15,7 +15,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use windlass::rt::thread;
 
-use crate::place::PATIENCE;
+use crate::place::{Folder, PATIENCE};
 
 /// Builds one of the Go programs in `peers`; what was built before is in Go's own cache. Go is needed: without it this
 /// fails, for an untested peer is none.
@@ -166,5 +166,56 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// A server's process, below a shell that waits for the end of this process to end it, too.
+#[derive(Debug)]
+pub struct Service {
+    shell: Child,
+    pid: Pid,
+    stopped: bool,
+}
+
+/// A line on the standard input is the end of the server only; the end of that input is the end of everything.
+const SHELL: &str = r#"folder=$1 log=$2; shift 2
+"$@" </dev/null >>"$log" 2>&1 & pid=$!; echo $pid
+read -r word; kill -9 $pid; wait; [ "$word" ] || rm -rf "$folder""#;
+
+impl Service {
+    /// Starts it; what it says goes to a log, and the folder ends with it.
+    pub fn start(command: &Command, log: &Path, folder: &Folder) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", SHELL, "sh"]).arg(folder.path("")).arg(log);
+        shell.arg(command.get_program()).args(command.get_args());
+        let mut shell =
+            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut pid = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        Self { shell, pid, stopped: false }
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        kill_process(self.pid, signal).unwrap();
+        self.stopped = signal == Signal::STOP;
+    }
+
+    /// Whether it was sent `SIGSTOP`, and does not go on yet.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// `kill -9`.
+    pub fn end_and_keep_its_data(mut self) {
+        writeln!(self.shell.stdin.as_ref().unwrap(), "keep").unwrap();
+        self.shell.wait().unwrap();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
     }
 }

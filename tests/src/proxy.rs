@@ -23,6 +23,8 @@ use tokio::{
 pub struct Faults {
     /// Each piece of either direction takes up to this long.
     pub delay: Duration,
+    /// ... and what the server sends just so long, besides.
+    pub delay_answers: Duration,
     /// What is sent to the server does not arrive; connections stay.
     pub swallow_requests: bool,
     /// What the server sends does not arrive.
@@ -47,7 +49,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     /// Each connection goes to the next one of those that are there.
-    servers: Vec<SocketAddr>,
+    servers: Mutex<Vec<SocketAddr>>,
     next: AtomicUsize,
     faults: Mutex<Faults>,
     /// Rings when connections are to be reset.
@@ -71,7 +73,7 @@ impl Proxy {
     #[allow(clippy::disallowed_methods, reason = "the network has a thread of its own")]
     pub fn before_all(servers: Vec<SocketAddr>) -> Self {
         let shared = Arc::new(Shared {
-            servers,
+            servers: Mutex::new(servers),
             next: AtomicUsize::new(0),
             faults: Mutex::default(),
             reset: Notify::new(),
@@ -106,6 +108,11 @@ impl Proxy {
         *self.shared.faults.lock().unwrap() = faults;
     }
 
+    /// New connections lead to another server.
+    pub fn lead_to(&self, server: SocketAddr) {
+        *self.shared.servers.lock().unwrap() = vec![server];
+    }
+
     /// Breaks all connections.
     pub fn reset(&self) {
         self.shared.reset.notify_waiters();
@@ -130,9 +137,10 @@ impl Proxy {
     pub fn repeat(&self) {
         let requests = std::mem::take(&mut *self.shared.requests.lock().unwrap());
         assert!(!requests.is_empty(), "nothing was recorded");
+        let first = self.shared.servers.lock().unwrap()[0];
         for request in requests {
             use std::io::{Read, Write};
-            let mut server = std::net::TcpStream::connect(self.shared.servers[0]).unwrap();
+            let mut server = std::net::TcpStream::connect(first).unwrap();
             server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
             server.write_all(&request).unwrap();
             let mut answers = [0; 4096];
@@ -162,6 +170,9 @@ impl Shared {
             let Some(read) = read.ok().filter(|read| *read > 0) else { break };
             let faults = *self.faults.lock().unwrap();
             self.delay(faults.delay).await;
+            if !from_client && !faults.delay_answers.is_zero() {
+                pause(faults.delay_answers).await;
+            }
             let held_up = self.until_let_go(number).await;
             let (bytes, to, cut, swallow) = if from_client {
                 (&up[..read], &mut server, &mut cut_request, faults.swallow_requests)
@@ -204,7 +215,8 @@ impl Shared {
 
     async fn connect(&self) -> Option<TcpStream> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        for server in self.servers.iter().cycle().skip(first % self.servers.len()).take(self.servers.len()) {
+        let servers = self.servers.lock().unwrap().clone();
+        for server in servers.iter().cycle().skip(first % servers.len()).take(servers.len()) {
             if let Ok(connected) = TcpStream::connect(server).await {
                 return Some(connected);
             }

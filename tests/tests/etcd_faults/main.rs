@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 #![allow(clippy::disallowed_methods, reason = "in real time, over real sockets")]
 
-mod crowd;
 mod input;
 mod members;
 mod network;

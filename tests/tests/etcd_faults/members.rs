@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use windlass::{ErrorKind, LostReason};
 use windlass_tests::{
+    crowd::Crowd,
     etcd::{Cluster, Release, Setup},
     place::block_on,
 };
 
-use super::{acquire, crowd::Crowd, locker, locker_with, nothing_is_left, prefix, waits};
+use super::{acquire, locker, locker_with, nothing_is_left, prefix, waits};
 
 /// Grants go on after an election and as long as it takes to leave a member that hangs.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(12);

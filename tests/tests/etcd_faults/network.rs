@@ -8,11 +8,12 @@ use std::{
 
 use windlass::{ErrorKind, Locker, LostReason};
 use windlass_tests::{
+    crowd::Crowd,
     place::{PATIENCE, block_on},
     proxy::{Faults, Proxy},
 };
 
-use super::{SLACK, TTL, acquire, crowd::Crowd, etcd, locker, nothing_is_left, prefix, waits};
+use super::{SLACK, TTL, acquire, etcd, locker, nothing_is_left, prefix, waits};
 
 struct Net {
     proxy: Proxy,
@@ -35,6 +36,7 @@ const ANSWERS: Faults = Faults { swallow_answers: true, ..NONE };
 const BOTH: Faults = Faults { swallow_requests: true, swallow_answers: true, ..NONE };
 const NONE: Faults = Faults {
     delay: Duration::ZERO,
+    delay_answers: Duration::ZERO,
     swallow_requests: false,
     swallow_answers: false,
     cut_request_after: None,

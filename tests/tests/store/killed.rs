@@ -14,6 +14,8 @@ use windlass_tests::place::block_on;
 
 use crate::{Servers, TTL, acquire, locker, locker_of, until, waiters};
 
+over_each_store! { nobody_loses_a_lock_or_its_place }
+
 /// Who is inside, and what went wrong.
 #[derive(Default)]
 struct Oracle {
@@ -35,9 +37,8 @@ impl Oracle {
 }
 
 /// Under load at both, with holders that hold all the time and waiters that stand in line all the time.
-#[test]
-fn nobody_loses_a_lock_or_its_place() {
-    let mut servers = Servers::start();
+fn nobody_loses_a_lock_or_its_place(store: &'static str) {
+    let mut servers = Servers::over(store);
     let (both, at_one) = (servers.url_of_both(), servers.url_of_one());
     let watcher = locker(&servers.url_of_other());
     // Some come back to the one that was killed, when it is there again.

@@ -3,6 +3,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 #![allow(clippy::disallowed_methods, reason = "programs of several threads, in real time")]
 
+/// Tests as functions of where the servers' store is: each is run over etcd, and over Redis.
+macro_rules! over_each_store {
+    ($($test:ident),*) => {
+        mod over_etcd {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::suite::etcd());
+            })*
+        }
+        mod over_redis {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::suite::redis());
+            })*
+        }
+    };
+}
+
 mod killed;
 mod peers;
 mod sessions;
@@ -35,9 +53,9 @@ struct Servers {
 }
 
 impl Servers {
-    fn start() -> Self {
+    fn over(store: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let start = || ServerProcess::over(program(), suite::store());
+        let start = || ServerProcess::over(program(), store);
         let (one, other) = (start(), start());
         let both = Proxy::before_all([&one, &other].map(|server| server.address().parse().unwrap()).to_vec());
         let namespace = format!("replicas-{}", NEXT.fetch_add(1, Ordering::Relaxed));

@@ -9,13 +9,14 @@ use windlass_tests::{
 
 use crate::{Servers, acquire, attempt, locker, program, until, waiters};
 
+over_each_store! { lockgate_and_ours_exclude_each_other, the_shell_and_ours_exclude_each_other }
+
 /// `lock`, as the Go program wants it: in hexadecimal digits.
 const LOCK: &str = "6c6f636b";
 
 /// Its lease is renewed and released at another server than the one that gave it.
-#[test]
-fn lockgate_and_ours_exclude_each_other() {
-    let servers = Servers::start();
+fn lockgate_and_ours_exclude_each_other(store: &'static str) {
+    let servers = Servers::over(store);
     let lockgate = go_peer("lockgate-http", env!("CARGO_TARGET_TMPDIR"));
     let url = format!("{}/locker", servers.url_of_both());
     let mut go = Program::start(Command::new(lockgate).arg(url).stderr(Stdio::null()));
@@ -36,9 +37,8 @@ fn lockgate_and_ours_exclude_each_other() {
     }
 }
 
-#[test]
-fn the_shell_and_ours_exclude_each_other() {
-    let servers = Servers::start();
+fn the_shell_and_ours_exclude_each_other(store: &'static str) {
+    let servers = Servers::over(store);
     let (one, other) = (servers.url_of_one(), servers.url_of_other());
     let run = |url: &str, attempt: &str, command: &[&str]| {
         let mut run = Command::new(program());

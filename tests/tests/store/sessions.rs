@@ -18,11 +18,12 @@ use windlass_tests::{
     server_process::ServerProcess,
 };
 
-use crate::{Servers, TTL, acquire, attempt, locker, locker_of, program, suite::store, until, waiters};
+use crate::{Servers, TTL, acquire, attempt, locker, locker_of, program, until, waiters};
 
-#[test]
-fn both_servers_have_the_same_locks() {
-    let servers = Servers::start();
+over_each_store! { both_servers_have_the_same_locks, the_claim_of_a_dead_client_ends_by_its_ttl, a_dead_waiter_leaves_its_place_by_its_ttl, a_claim_that_was_released_is_not_granted_late, claims_without_a_client_live_each_by_its_own_renewals, a_claim_goes_from_server_to_server_and_back, a_waiter_that_goes_to_another_server_keeps_its_place, the_audit_log_tells_of_a_loss_when_there_is_one, a_server_is_stopped_and_started_again, the_namespaces_of_all_servers_are_known_at_each, it_is_ready_when_its_store_is_and_counts_only_what_it_knows }
+
+fn both_servers_have_the_same_locks(store: &'static str) {
+    let servers = Servers::over(store);
     let (one, other) = (locker_of("ann", &servers.url_of_one()), locker_of("bob", &servers.url_of_other()));
     let guard = acquire(&one, "lock");
     assert!(attempt(&other, "lock").is_none());
@@ -41,9 +42,8 @@ fn both_servers_have_the_same_locks() {
 }
 
 /// The server that speaks for it lives on, and renews for others.
-#[test]
-fn the_claim_of_a_dead_client_ends_by_its_ttl() {
-    let servers = Servers::start();
+fn the_claim_of_a_dead_client_ends_by_its_ttl(store: &'static str) {
+    let servers = Servers::over(store);
     let other = locker(&servers.url_of_one());
     let long = acquire(&other, "another lock");
     let mut run = Command::new(program())
@@ -62,9 +62,8 @@ fn the_claim_of_a_dead_client_ends_by_its_ttl() {
 }
 
 /// Also when the server that spoke for it goes on to speak for others.
-#[test]
-fn a_dead_waiter_leaves_its_place_by_its_ttl() {
-    let servers = Servers::start();
+fn a_dead_waiter_leaves_its_place_by_its_ttl(store: &'static str) {
+    let servers = Servers::over(store);
     let other = locker(&servers.url_of_other());
     let (_long, guard) = (acquire(&locker(&servers.url_of_one()), "another lock"), acquire(&other, "lock"));
     let mut run = Command::new(program())
@@ -86,9 +85,8 @@ fn a_dead_waiter_leaves_its_place_by_its_ttl() {
 }
 
 /// Requests of one client may overtake each other: one that is called off before it comes must not get the lock for nobody.
-#[test]
-fn a_claim_that_was_released_is_not_granted_late() {
-    let servers = Servers::start();
+fn a_claim_that_was_released_is_not_granted_late(store: &'static str) {
+    let servers = Servers::over(store);
     let client = open_backend(&servers.url_of_one(), Arc::new(Native)).unwrap();
     let late = ask("lock", Mode::Exclusive);
     block_on(client.release(&[late.claim()])).unwrap();
@@ -100,9 +98,8 @@ fn a_claim_that_was_released_is_not_granted_late() {
 }
 
 /// Claims of nobody in particular, as programs without the library ask for them: one is renewed, one is not.
-#[test]
-fn claims_without_a_client_live_each_by_its_own_renewals() {
-    let servers = Servers::start();
+fn claims_without_a_client_live_each_by_its_own_renewals(store: &'static str) {
+    let servers = Servers::over(store);
     let other = locker(&servers.url_of_other());
     for (n, lock) in [(1, "renewed"), (2, "forgotten")] {
         let asked = format!(r#"{{"name": "{lock}", "claim": "{n:032x}", "ttl_ms": 2000, "entry": "try"}}"#);
@@ -126,9 +123,8 @@ fn claims_without_a_client_live_each_by_its_own_renewals() {
 }
 
 /// A server that has spoken for a claim before must not believe that it still does.
-#[test]
-fn a_claim_goes_from_server_to_server_and_back() {
-    let servers = Servers::start();
+fn a_claim_goes_from_server_to_server_and_back(store: &'static str) {
+    let servers = Servers::over(store);
     let other = locker(&servers.url_of_other());
     let (client, claim) = ("c".repeat(32), format!(r#"{{"name": "lock", "claim": "{:032x}"}}"#, 1));
     let asked = format!(r#"{{"name": "lock", "claim": "{:032x}", "ttl_ms": 2000, "client": "{client}"}}"#, 1);
@@ -147,10 +143,9 @@ fn a_claim_goes_from_server_to_server_and_back() {
 }
 
 /// The server that it has left does not take its place from it, although nobody speaks for it there any more.
-#[test]
-fn a_waiter_that_goes_to_another_server_keeps_its_place() {
+fn a_waiter_that_goes_to_another_server_keeps_its_place(store: &'static str) {
     for client in ["", r#", "client": "cccccccccccccccccccccccccccccccc""#] {
-        let servers = Servers::start();
+        let servers = Servers::over(store);
         let other = locker_of("behind", &servers.url_of_other());
         let guard = acquire(&other, "lock");
         let asked = |wait_ms: u32| {
@@ -178,14 +173,13 @@ fn a_waiter_that_goes_to_another_server_keeps_its_place() {
 }
 
 /// A claim that lives on at another server is not lost, and one that does not is.
-#[test]
-fn the_audit_log_tells_of_a_loss_when_there_is_one() {
+fn the_audit_log_tells_of_a_loss_when_there_is_one(store: &'static str) {
     let folder = Folder::new();
     let log = |name| fs::read_to_string(folder.path(name)).unwrap();
     let [one, other] = ["one", "other"].map(|name| {
         let audit = Some(Audit::to(File::create(folder.path(name)).unwrap()).unwrap());
         let options = ServerOptions { audit, ..ServerOptions::default() };
-        let server = Server::with_options(Store::shared(store()).unwrap(), options).unwrap();
+        let server = Server::with_options(Store::shared(store).unwrap(), options).unwrap();
         server::start(server)
     });
     let url = server::namespace_of(&one);
@@ -205,9 +199,8 @@ fn the_audit_log_tells_of_a_loss_when_there_is_one() {
     assert!(told.contains(r#""event":"granted""#) && !told.contains(r#""event":"lost""#), "{told}");
 }
 
-#[test]
-fn a_server_is_stopped_and_started_again() {
-    let mut servers = Servers::start();
+fn a_server_is_stopped_and_started_again(store: &'static str) {
+    let mut servers = Servers::over(store);
     let one = locker(&servers.url_of_one());
     let guard = acquire(&one, "lock");
     servers.one.stop();
@@ -234,9 +227,8 @@ pub(crate) fn request(address: &str, what: &str, body: &str) -> String {
 }
 
 /// What only the other server has clients of is shown, too.
-#[test]
-fn the_namespaces_of_all_servers_are_known_at_each() {
-    let servers = Servers::start();
+fn the_namespaces_of_all_servers_are_known_at_each(store: &'static str) {
+    let servers = Servers::over(store);
     let guard = acquire(&locker(&servers.url_of_one()), "lock");
     let get = |what| request(&servers.other.address(), &format!("GET {what}"), "");
     until("it is listed", || get("/v1").contains(&format!(r#""{}""#, servers.namespace)));
@@ -255,9 +247,8 @@ fn the_namespaces_of_all_servers_are_known_at_each() {
     assert!(refused.starts_with("HTTP/1.1 400"), "it is the servers' own: {refused}");
 }
 
-#[test]
-fn it_is_ready_when_its_store_is_and_counts_only_what_it_knows() {
-    let servers = Servers::start();
+fn it_is_ready_when_its_store_is_and_counts_only_what_it_knows(store: &'static str) {
+    let servers = Servers::over(store);
     let guard = acquire(&locker(&servers.url_of_one()), "lock");
     let get = |what| request(&servers.one.address(), &format!("GET {what}"), "");
     assert!(get("/readyz").starts_with("HTTP/1.1 200"));

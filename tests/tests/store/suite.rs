@@ -6,34 +6,67 @@ use futures_util::future::LocalBoxFuture;
 use windlass::{Backend, Locker, rt::Runtime};
 use windlass_server::{Server, Store};
 use windlass_tests::{
-    conformance,
-    etcd::{Cluster, Release, Setup},
+    conformance, etcd,
     place::{Place, UrlPlace, block_on},
-    server,
+    redis, server,
 };
 
-conformance!(start);
+mod over_etcd {
+    use super::*;
 
-/// The store of all tests of this program.
-pub(crate) fn store() -> &'static str {
-    static STORE: OnceLock<(Cluster, String)> = OnceLock::new();
+    fn start() -> OverStore {
+        static SERVER: OnceLock<String> = OnceLock::new();
+        OverStore::of(SERVER.get_or_init(|| server_over(etcd())))
+    }
+
+    conformance!(start);
+}
+
+mod over_redis {
+    use super::*;
+
+    fn start() -> OverStore {
+        static SERVER: OnceLock<String> = OnceLock::new();
+        OverStore::of(SERVER.get_or_init(|| server_over(redis())))
+    }
+
+    conformance!(start);
+}
+
+/// One of the stores of all tests of this program.
+pub(crate) fn etcd() -> &'static str {
+    static STORE: OnceLock<(etcd::Cluster, String)> = OnceLock::new();
     let (_, url) = STORE.get_or_init(|| {
-        let etcd = Setup::new(Release::Debian).start();
+        let etcd = etcd::Setup::new(etcd::Release::Debian).start();
         let url = etcd.url("locks");
         (etcd, url)
     });
     url
 }
 
-fn start() -> OverStore {
-    static SERVER: OnceLock<String> = OnceLock::new();
-    let server = SERVER.get_or_init(|| server::start(Server::new(Store::shared(store()).unwrap())));
-    OverStore(UrlPlace { url: server::namespace_of(server), folder: None })
+pub(crate) fn redis() -> &'static str {
+    static STORE: OnceLock<(redis::Server, String)> = OnceLock::new();
+    let (_, url) = STORE.get_or_init(|| {
+        let redis = redis::Setup::new(redis::Release::Debian).start();
+        let url = redis.url(0);
+        (redis, url)
+    });
+    url
+}
+
+fn server_over(store: &str) -> String {
+    server::start(Server::new(Store::shared(store).unwrap()))
 }
 
 /// A place whose clients have heard what the server's store can do, as they do with any first answer.
 #[derive(Debug)]
 struct OverStore(UrlPlace);
+
+impl OverStore {
+    fn of(server: &str) -> Self {
+        Self(UrlPlace { url: server::namespace_of(server), folder: None })
+    }
+}
 
 impl Place for OverStore {
     fn client(&self) -> Arc<dyn Backend> {

@@ -17,10 +17,11 @@ use windlass_tests::{
 
 use crate::{Servers, TTL, acquire, killed::EndWith, locker, until};
 
+over_each_store! { who_is_cut_off_knows_first, nobody_loses_a_lock_without_a_word }
+
 /// Whoever knows no other server is told before anybody else is let in.
-#[test]
-fn who_is_cut_off_knows_first() {
-    let servers = Servers::start();
+fn who_is_cut_off_knows_first(store: &'static str) {
+    let servers = Servers::over(store);
     let (one, other) = (locker(&servers.url_of_one()), locker(&servers.url_of_other()));
     let guard = acquire(&one, "lock");
     servers.one.suspend();
@@ -43,9 +44,8 @@ fn who_is_cut_off_knows_first() {
 }
 
 /// The locks of those who can go to the other server, and of those who cannot: held on, or lost with a word.
-#[test]
-fn nobody_loses_a_lock_without_a_word() {
-    let servers = Servers::start();
+fn nobody_loses_a_lock_without_a_word(store: &'static str) {
+    let servers = Servers::over(store);
     let (both, one, other) = (servers.url_of_both(), servers.url_of_one(), servers.url_of_other());
     let elsewhere = locker(&other);
     let safe = acquire(&elsewhere, "at the other server");

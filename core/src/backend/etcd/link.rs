@@ -18,10 +18,11 @@ use futures_util::{
 use tokio::sync::Mutex;
 
 use super::{
-    address::{Address, Files},
+    address::Address,
     trouble::{Trouble, silent},
 };
 use crate::{
+    authority::TlsFiles,
     error::{Error, ErrorKind, Result},
     rt::Runtime,
     within::within,
@@ -191,21 +192,16 @@ pub(super) fn no_thread() -> Trouble {
     Trouble::Unknown(Error::new(ErrorKind::Closed, "the background thread of this process is gone"))
 }
 
-fn tls(files: &Files) -> Result<TlsOptions> {
+fn tls(files: &TlsFiles) -> Result<TlsOptions> {
     // One of a process; whoever was earlier has chosen.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let read = |path: &std::path::PathBuf| {
-        std::fs::read(path).map_err(|e| {
-            let message = format!("cannot use {}: {e}", path.display());
-            Error::new(ErrorKind::InvalidInput, message).with_source(e)
-        })
-    };
+    let (ca, ours) = files.read()?;
     let mut tls = TlsOptions::new().with_native_roots();
-    if let Some(ca) = &files.ca {
-        tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
+    if let Some(ca) = ca {
+        tls = tls.ca_certificate(Certificate::from_pem(ca));
     }
-    if let Some(cert) = &files.cert {
-        tls = tls.identity(Identity::from_pem(read(cert)?, read(files.key.as_ref().unwrap_or(cert))?));
+    if let Some((cert, key)) = ours {
+        tls = tls.identity(Identity::from_pem(cert, key));
     }
     Ok(tls)
 }

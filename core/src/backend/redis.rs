@@ -1,0 +1,332 @@
+//! Locks in Redis or Valkey. The rules run there, in scripts (`scripts/`): each request is one round trip, and each step is
+//! whole or not done.
+//!
+//! - **A lock** is the key that others `SET NX` too, as long as somebody holds it: so it excludes redis-py's `Lock` and its kin, and
+//!   is excluded by them. Who waits is kept beside it. An idle lock leaves nothing but its share in the last fencing token.
+//! - **A release** hands the lock to the next in line in the same step, and tells only it ([`hub`]). The new holder has two seconds
+//!   to say that it knows (R16): that renews its lease, whose term counts from that request (R1).
+//! - **Time** is Redis's. A holder that is gone loses the lock by its TTL, a waiter its place some seconds after its last
+//!   look. Nothing happens in Redis when that time comes: the next in line looks then. What a clock does that is
+//!   set, Redis does; see the docs.
+//! - **A request comes twice, or its answer is lost**: the claim id says that it is the same (R11). What calls off one that
+//!   is under way waits for its answer; where there is none, it is kept out for as long as it may come late (R12).
+//! - **A token** is greater than the last one and than Redis's clock in microseconds, and than those that this client has seen: so
+//!   it grows also where Redis has lost what it wrote last, by a fail-over or without its disk.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use event_listener::EventListener;
+use futures_util::{
+    StreamExt,
+    future::{self, BoxFuture, join_all},
+    stream::BoxStream,
+};
+
+use super::{Backend, Capabilities, OnWaiting, in_turn};
+use crate::{
+    ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status},
+    error::{Error, ErrorKind, LostReason, Result},
+    name::{ClaimId, Name},
+    protocol::millis,
+    rt::Runtime,
+    within::within,
+};
+
+pub(crate) mod address;
+mod hub;
+mod keys;
+mod link;
+mod redlock;
+mod reply;
+mod scripts;
+mod trouble;
+
+use address::Address;
+use link::Link;
+use redlock::Redlock;
+use reply::{Granted, Reply, holders, mode_words, waiters};
+use scripts::{ACQUIRE, CHANGE, FORCE, INSPECT, LOOK, RELEASE, RENEW};
+
+/// For how long requests that were called off are kept out.
+const LATE: Duration = Duration::from_secs(20);
+/// Which part of its TTL a claim gives its server to answer a renewal: less than the keeper gives it.
+const RENEWED_WITHIN: u32 = 8;
+/// How many locks are looked at together.
+const TOGETHER: usize = 200;
+
+/// Locks in Redis.
+#[derive(Debug)]
+pub struct RedisBackend {
+    link: Arc<Link>,
+}
+
+/// Opens the place that an address leads to.
+pub(crate) fn open(address: Address, rt: Arc<dyn Runtime>) -> Result<Arc<dyn Backend>> {
+    Ok(match address.redlock() {
+        Some(hosts) => Arc::new(Redlock::new(&address, hosts, rt)?),
+        None => Arc::new(RedisBackend { link: Link::new(address, rt)? }),
+    })
+}
+
+impl RedisBackend {
+    fn here(&self, error: Error) -> Error {
+        error.with_backend(self.link.url())
+    }
+
+    async fn take(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
+        let claim = ask.claim();
+        let bell = self.link.hub.bell(claim.id);
+        let owner = serde_json::to_string(&*ask.owner).unwrap_or_else(|_| r#"{"owner":""}"#.to_owned());
+        let entry = match ask.entry {
+            Entry::Queue => "queue",
+            Entry::Try => "try",
+            Entry::Steal => "steal",
+        };
+        let mut told = None;
+        loop {
+            let rings = bell.listen();
+            let sent = self.link.rt.now();
+            let mut args = vec![hex(claim.id)];
+            args.extend(mode_words(ask.mode));
+            args.extend([entry.to_owned(), millis(ask.ttl).to_string(), owner.clone()]);
+            args.extend([self.link.inbox.clone(), millis(ask.keep).to_string(), self.floor()]);
+            // Who waits is to be let in also where memory runs out meanwhile.
+            let code = if told.is_none() { &ACQUIRE } else { &LOOK };
+            match self.link.run_for(claim.id, self.link.call(code, &claim.name, args)).await? {
+                Reply::Granted(granted) => {
+                    self.replicated(&claim).await?;
+                    return Ok(Some(self.hold(&claim, &granted, sent)));
+                }
+                Reply::Busy => return Ok(None),
+                Reply::Waiting { why, look_in } => {
+                    if told.as_ref() != Some(&why.place) {
+                        told = Some(why.place);
+                        waiting(why);
+                    }
+                    self.sleep(rings, look_in).await;
+                }
+                Reply::Over | Reply::Gone(_) | Reply::Refused(_) => return Err(gone(&claim.name)),
+            }
+        }
+    }
+
+    async fn sleep(&self, rings: EventListener, look_in: Duration) {
+        future::select(rings, self.link.rt.sleep(look_in)).await;
+    }
+
+    fn hold(&self, claim: &Claim, granted: &Granted, sent: crate::time::Moment) -> Grant {
+        self.link.hub.hold(claim, granted);
+        granted.grant(sent)
+    }
+
+    /// A grant that too few replicas have is given back.
+    async fn replicated(&self, claim: &Claim) -> Result<()> {
+        let wanted = self.link.min_replicas();
+        if wanted == 0 {
+            return Ok(());
+        }
+        let have = self.link.replicated(wanted).await?;
+        if have >= wanted {
+            return Ok(());
+        }
+        self.end(std::slice::from_ref(claim)).await?;
+        let message = format!("{have} of the {wanted} replicas that min_replicas wants have the grant");
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    /// The claims of each lock.
+    fn by_name(claims: &[Claim]) -> BTreeMap<&Name, Vec<ClaimId>> {
+        let mut names: BTreeMap<&Name, Vec<ClaimId>> = BTreeMap::new();
+        for claim in claims {
+            names.entry(&claim.name).or_default().push(claim.id);
+        }
+        names
+    }
+
+    async fn end(&self, claims: &[Claim]) -> Result<()> {
+        let names = Self::by_name(claims).into_iter();
+        let ends: Vec<_> = names.map(|(name, ids)| end(&self.link, name, ids, self.floor())).collect();
+        join_all(ends).await.into_iter().collect()
+    }
+
+    async fn renewed(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
+        let sent = self.link.rt.now();
+        let names = Self::by_name(claims);
+        let asked = names.iter().map(|(name, ids)| {
+            let mut args = vec![self.link.inbox.clone(), self.floor(), String::new()];
+            args.extend(ids.iter().copied().map(hex));
+            let answer = self.link.run::<Vec<Reply>>(self.link.call(&RENEW, name, args));
+            // A part of a cluster that hangs must not hold up the claims of the others.
+            let limit = ids.iter().filter_map(|id| self.link.hub.ttl(*id)).min();
+            let limit = limit.map(|ttl| ttl / RENEWED_WITHIN);
+            async move {
+                let silent = || Error::new(ErrorKind::Unavailable, "Redis does not answer");
+                within(&self.link.rt, limit, answer).await.unwrap_or_else(|| Err(silent()))
+            }
+        });
+        let answers = join_all(asked.collect::<Vec<_>>()).await;
+        if let [Err(error)] = &answers[..] {
+            return Err(error.clone());
+        }
+        let mut each = BTreeMap::new();
+        for ((name, ids), answers) in names.into_iter().zip(answers) {
+            for (at, id) in ids.into_iter().enumerate() {
+                let claim = Claim { name: name.clone(), id };
+                let renewal = match &answers {
+                    Err(error) => Renewal::Unknown(error.clone()),
+                    Ok(answers) => match answers.get(at) {
+                        Some(Reply::Granted(granted)) => Renewal::Renewed(self.hold(&claim, granted, sent)),
+                        Some(Reply::Gone(now)) => match self.link.hub.let_go(id) {
+                            // Before its time: somebody has deleted it, or Redis has lost it.
+                            Some(ends) if *now < ends => Renewal::Lost(LostReason::ForceReleased),
+                            _ => Renewal::NotHeld,
+                        },
+                        _ => Renewal::NotHeld,
+                    },
+                };
+                each.insert(id, renewal);
+            }
+        }
+        let not_held = || Renewal::NotHeld;
+        Ok(claims.iter().map(|claim| each.get(&claim.id).cloned().unwrap_or_else(not_held)).collect())
+    }
+
+    async fn changed(&self, claim: &Claim, to: Mode) -> Result<Grant> {
+        let bell = self.link.hub.bell(claim.id);
+        loop {
+            let rings = bell.listen();
+            let sent = self.link.rt.now();
+            let [to_word, _] = mode_words(to);
+            let args = vec![hex(claim.id), to_word, self.link.inbox.clone(), self.floor()];
+            match self.link.run(self.link.call(&CHANGE, &claim.name, args)).await? {
+                Reply::Granted(granted) => return Ok(self.hold(claim, &granted, sent)),
+                Reply::Waiting { look_in, .. } => self.sleep(rings, look_in).await,
+                Reply::Refused(from) => {
+                    let message = format!("a claim that is {from} cannot become {to}");
+                    return Err(Error::new(ErrorKind::InvalidInput, message).with_lock(&claim.name));
+                }
+                _ => return Err(gone(&claim.name)),
+            }
+        }
+    }
+
+    async fn seen(&self, prefix: &str) -> Result<Vec<Status>> {
+        let keys = self.link.scan(self.link.keys.pattern(prefix)).await?;
+        let mut names: Vec<Name> = keys.iter().filter_map(|key| self.link.keys.name_of(key)).collect();
+        names.sort();
+        // A scan may show a key twice.
+        names.dedup();
+        let mut seen = Vec::new();
+        for names in names.chunks(TOGETHER) {
+            let looks = names.iter().map(|name| {
+                self.link.run::<Option<(String, String)>>(self.link.call(&INSPECT, name, Vec::new()))
+            });
+            let looks: Vec<BoxFuture<'_, _>> = looks.collect();
+            for (name, look) in names.iter().zip(join_all(looks).await) {
+                if let Some((held, wait)) = look? {
+                    seen.push(Status {
+                        name: name.clone(),
+                        holders: holders(&held)?,
+                        waiters: waiters(&wait)?,
+                    });
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn freed(&self, name: &Name, token: Option<u64>) -> Result<Vec<Holder>> {
+        let token = token.map_or_else(String::new, |token| token.to_string());
+        let args = vec![token, self.floor()];
+        holders(&self.link.run::<String>(self.link.call(&FORCE, name, args)).await?)
+    }
+
+    fn floor(&self) -> String {
+        self.link.hub.floor().to_string()
+    }
+}
+
+#[async_trait]
+impl Backend for RedisBackend {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::ALL
+    }
+
+    fn url(&self) -> String {
+        self.link.url()
+    }
+
+    async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
+        let take: BoxFuture<'_, _> = Box::pin(self.take(ask, waiting));
+        take.await.map_err(|error| self.here(error))
+    }
+
+    async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
+        in_turn(self, &self.link.rt, asks, waiting).await
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
+        self.renewed(claims).await.map_err(|error| self.here(error))
+    }
+
+    async fn release(&self, claims: &[Claim]) -> Result<()> {
+        self.end(claims).await.map_err(|error| self.here(error))
+    }
+
+    async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
+        self.changed(claim, to).await.map_err(|error| self.here(error))
+    }
+
+    async fn hear(&self) -> Result<Vec<News>> {
+        Ok(self.link.hub.news().await)
+    }
+
+    async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
+        self.seen(prefix).await.map_err(|error| self.here(error))
+    }
+
+    async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
+        let freed = self.freed(name, fencing_token).await.map_err(|error| self.here(error))?;
+        for Holder { owner, fencing_token, .. } in &freed {
+            tracing::warn!(lock = %name, holder = owner.owner, fencing_token, "taken away by force");
+        }
+        Ok(freed)
+    }
+
+    async fn changes(&self, prefix: &str) -> Result<BoxStream<'static, Result<()>>> {
+        let hints = self.link.hub.watch(prefix);
+        self.link.watch().await.map_err(|error| self.here(error))?;
+        Ok(hints.boxed())
+    }
+}
+
+/// Ends claims of one lock. What asked for them and is under way is waited for, or kept out.
+fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: String) -> BoxFuture<'static, Result<()>> {
+    let (here, name) = (link.clone(), name.clone());
+    for id in &ids {
+        link.hub.let_go(*id);
+    }
+    link.in_background(async move {
+        let mut late = Duration::ZERO;
+        for id in &ids {
+            if here.hub.may_come_late(*id).await {
+                late = LATE;
+            }
+        }
+        let mut args = vec![millis(late).to_string(), floor];
+        args.extend(ids.iter().copied().map(hex));
+        here.run::<()>(here.call(&RELEASE, &name, args)).await?;
+        ids.iter().for_each(|id| here.hub.called_off(*id));
+        Ok(())
+    })
+}
+
+fn hex(id: ClaimId) -> String {
+    format!("{:032x}", id.reveal())
+}
+
+fn gone(name: &Name) -> Error {
+    let message = "the claim is not there: it has run out, was released, or was called off";
+    Error::new(ErrorKind::NotHeld, message).with_lock(name)
+}

@@ -1,0 +1,249 @@
+//! What Redis tells us without being asked: who is let in, who has lost what, what has changed. Messages may be lost with
+//! their connection: whoever waits for one looks again when that happens, and now and then anyway (R18).
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use event_listener::{Event, EventListener};
+use futures_channel::mpsc;
+
+use super::{LATE, reply::Granted};
+use crate::{
+    ask::{Claim, Happening, News},
+    error::{LostReason, Result},
+    name::{ClaimId, Name},
+    time::Moment,
+};
+
+/// Whoever is told of this backend value.
+#[derive(Debug, Default)]
+pub(super) struct Hub {
+    inner: Mutex<Inner>,
+    unheard: Event,
+    /// The greatest token that came along.
+    floor: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: BTreeMap<ClaimId, Arc<Event>>,
+    held: BTreeMap<ClaimId, Held>,
+    /// Claims that were asked for, and may be asked for still.
+    in_doubt: BTreeMap<ClaimId, Doubt>,
+    news: Vec<News>,
+    watchers: Vec<Watcher>,
+}
+
+/// Requests for a claim that are under way, or have failed without an answer and may yet be carried out.
+#[derive(Debug, Default)]
+struct Doubt {
+    under_way: usize,
+    failed_at: Option<Moment>,
+    end: Arc<Event>,
+}
+
+#[derive(Debug)]
+struct Held {
+    name: Name,
+    told: bool,
+    ttl: Duration,
+    /// By Redis's clock, as the last answer said.
+    ends: u64,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    /// What the names begin with.
+    prefix: String,
+    hint: mpsc::Sender<Result<()>>,
+}
+
+/// One who waits to be told of a claim.
+#[derive(Debug)]
+pub(super) struct Bell {
+    hub: Arc<Hub>,
+    id: ClaimId,
+    rings: Arc<Event>,
+}
+
+impl Bell {
+    pub(super) fn listen(&self) -> EventListener {
+        self.rings.listen()
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let mut inner = self.hub.inner();
+        // Another request for the same claim may have come since.
+        if inner.waiting.get(&self.id).is_some_and(|rings| Arc::ptr_eq(rings, &self.rings)) {
+            inner.waiting.remove(&self.id);
+        }
+    }
+}
+
+impl Hub {
+    pub(super) fn bell(self: &Arc<Self>, id: ClaimId) -> Bell {
+        let rings = Arc::<Event>::default();
+        self.inner().waiting.insert(id, rings.clone());
+        Bell { hub: self.clone(), id, rings }
+    }
+
+    /// The claim is asked for: until the answer is there nobody knows whether it holds or waits.
+    pub(super) fn asked(&self, id: ClaimId, now: Moment) {
+        let mut inner = self.inner();
+        inner.in_doubt.retain(|_, doubt| {
+            doubt.under_way > 0 || doubt.failed_at.is_some_and(|failed| now.since(failed) < LATE)
+        });
+        inner.in_doubt.entry(id).or_default().under_way += 1;
+    }
+
+    /// That request is over. `failed_at`: when it was sent in vain, if it was; though another try had its answer, that one may
+    /// be carried out.
+    pub(super) fn answered(&self, id: ClaimId, failed_at: Option<Moment>) {
+        let mut inner = self.inner();
+        let Some(doubt) = inner.in_doubt.get_mut(&id) else { return };
+        doubt.under_way -= 1;
+        doubt.failed_at = failed_at.or(doubt.failed_at);
+        doubt.end.notify(usize::MAX);
+        if doubt.under_way == 0 && doubt.failed_at.is_none() {
+            inner.in_doubt.remove(&id);
+        }
+    }
+
+    /// Waits for the end of the requests under way: whether the claim may be asked for once more by one that failed, late.
+    pub(super) async fn may_come_late(&self, id: ClaimId) -> bool {
+        loop {
+            let end = match self.inner().in_doubt.get(&id) {
+                None => return false,
+                Some(doubt) if doubt.under_way == 0 => return true,
+                Some(doubt) => doubt.end.listen(),
+            };
+            end.await;
+        }
+    }
+
+    /// What comes late is kept out from now on.
+    pub(super) fn called_off(&self, id: ClaimId) {
+        let mut inner = self.inner();
+        if inner.in_doubt.get(&id).is_some_and(|doubt| doubt.under_way == 0) {
+            inner.in_doubt.remove(&id);
+        }
+    }
+
+    /// The claim holds, and somebody waits for it or nobody does.
+    pub(super) fn hold(&self, claim: &Claim, granted: &Granted) {
+        let Granted { token, ttl, contended, ends, .. } = *granted;
+        self.floor.fetch_max(token, Ordering::Relaxed);
+        let mut inner = self.inner();
+        let told = inner.held.get(&claim.id).is_some_and(|held| held.told);
+        inner.held.insert(claim.id, Held { name: claim.name.clone(), told: contended, ttl, ends });
+        if contended && !told {
+            self.push(inner, News { claim: claim.clone(), what: Happening::Contended });
+        }
+    }
+
+    /// It holds no longer; when it was to end, by Redis's clock.
+    pub(super) fn let_go(&self, id: ClaimId) -> Option<u64> {
+        self.inner().held.remove(&id).map(|held| held.ends)
+    }
+
+    pub(super) fn ttl(&self, id: ClaimId) -> Option<Duration> {
+        self.inner().held.get(&id).map(|held| held.ttl)
+    }
+
+    pub(super) fn floor(&self) -> u64 {
+        self.floor.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn news(&self) -> Vec<News> {
+        loop {
+            let unheard = self.unheard.listen();
+            let news = std::mem::take(&mut self.inner().news);
+            if !news.is_empty() {
+                return news;
+            }
+            unheard.await;
+        }
+    }
+
+    /// Hints of what changes below the prefix.
+    pub(super) fn watch(&self, prefix: &str) -> mpsc::Receiver<Result<()>> {
+        let (hint, hints) = mpsc::channel(0);
+        self.inner().watchers.push(Watcher { prefix: prefix.to_owned(), hint });
+        hints
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        let mut inner = self.inner();
+        inner.watchers.retain(|watcher| !watcher.hint.is_closed());
+        !inner.watchers.is_empty()
+    }
+
+    /// A message to our inbox: `granted ID`, `contended ID` or `lost ID REASON`.
+    pub(super) fn told(&self, message: &str) {
+        let mut words = message.split(' ');
+        let (what, id) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let Ok(id) = u128::from_str_radix(id, 16) else { return };
+        let id = ClaimId::from_u128(id);
+        let mut inner = self.inner();
+        if let Some(rings) = inner.waiting.get(&id) {
+            rings.notify(usize::MAX);
+        }
+        let what = match what {
+            "contended" => match inner.held.get_mut(&id) {
+                Some(held) if !held.told => {
+                    held.told = true;
+                    Happening::Contended
+                }
+                _ => return,
+            },
+            "lost" => Happening::Lost(match words.next() {
+                Some("stolen") => LostReason::Stolen,
+                Some("force_released") => LostReason::ForceReleased,
+                _ => LostReason::Expired,
+            }),
+            _ => return,
+        };
+        let lost = matches!(what, Happening::Lost(_));
+        let Some(name) = inner.held.get(&id).map(|held| held.name.clone()) else { return };
+        if lost {
+            inner.held.remove(&id);
+        }
+        self.push(inner, News { claim: Claim { name, id }, what });
+    }
+
+    /// The lock of this key has changed.
+    pub(super) fn changed(&self, is_below: impl Fn(&str) -> bool) {
+        for watcher in &mut self.inner().watchers {
+            if is_below(&watcher.prefix) {
+                // One hint is as good as many: a full channel has one.
+                let _ = watcher.hint.try_send(Ok(()));
+            }
+        }
+    }
+
+    /// The connection is gone, and with it what was said meanwhile.
+    pub(super) fn broken(&self) {
+        for rings in self.inner().waiting.values() {
+            rings.notify(usize::MAX);
+        }
+        self.changed(|_| true);
+    }
+
+    fn push(&self, mut inner: MutexGuard<'_, Inner>, news: News) {
+        inner.news.push(news);
+        drop(inner);
+        self.unheard.notify(usize::MAX);
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,568 @@
+//! The way to Redis: one connection, over which requests travel together in the order in which they were sent, and on which
+//! Redis tells us what we did not ask for (RESP3). A connection that fails is left, and the next request makes another; it
+//! is used only once it is subscribed, so that who looks after that misses nothing.
+//!
+//! All that is asked here may be asked twice: claims are known by their ids. So what failed with its connection is asked once
+//! more at once, and after that by whoever is patient.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::pin,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures_channel::oneshot;
+use futures_util::{FutureExt, future::BoxFuture};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind as Kind,
+    FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError,
+    RedisResult, ServerErrorKind, TlsCertificates, Value,
+    aio::MultiplexedConnection,
+    cluster::{ClusterClient, ClusterClientBuilder},
+    cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+    io::tcp::TcpSettings,
+};
+use tokio::sync::Mutex;
+
+use super::{
+    address::{Address, Place, SENTINEL_PORT},
+    hub::Hub,
+    keys::Keys,
+    scripts::Code,
+    trouble::Trouble,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    name::{ClaimId, Name},
+    rt::Runtime,
+    time::Moment,
+    within::within,
+};
+
+/// How long a connection may take: shorter than a try of a renewal with the default TTL.
+const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// ... of one server of a cluster, and its connection. While it is found to be silent, the others wait; twice, where all are
+/// new.
+const PART_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// How long replicas may take to say that they have it.
+const REPLICATED_WITHIN: Duration = Duration::from_millis(500);
+/// How long until another try for those who only watch.
+const REVIVE: Duration = Duration::from_secs(1);
+
+pub(super) struct Link {
+    address: Address,
+    pub(super) rt: Arc<dyn Runtime>,
+    pub(super) keys: Keys,
+    pub(super) hub: Arc<Hub>,
+    pub(super) inbox: String,
+    tls: Option<TlsCertificates>,
+    connection: Mutex<Option<(u64, Connection)>>,
+    /// The number of the connection that is not to be used any more, and of all before it.
+    left: RwLock<u64>,
+}
+
+#[derive(Clone)]
+enum Connection {
+    One(MultiplexedConnection),
+    Cluster(Box<ClusterConnection>),
+}
+
+/// What is to be run in Redis.
+#[derive(Clone)]
+pub(super) struct Call {
+    code: &'static Code,
+    keys: [String; 5],
+    args: Vec<String>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Link").field(&self.address).finish()
+    }
+}
+
+impl Link {
+    pub(super) fn new(address: Address, rt: Arc<dyn Runtime>) -> Result<Arc<Self>> {
+        let keys = Keys::new(&address.prefix, matches!(address.place, Place::Cluster(_)));
+        let tls = match &address.tls {
+            None => None,
+            Some(files) => {
+                // One of a process; whoever was earlier has chosen.
+                let _ = rustls::crypto::ring::default_provider().install_default();
+                let (root_cert, ours) = files.read()?;
+                let client_tls =
+                    ours.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+                Some(TlsCertificates { client_tls, root_cert })
+            }
+        };
+        Ok(Arc::new(Self {
+            inbox: keys.inbox(rt.random()),
+            keys,
+            address,
+            rt,
+            hub: Arc::default(),
+            tls,
+            connection: Mutex::default(),
+            left: RwLock::new(0),
+        }))
+    }
+
+    pub(super) fn url(&self) -> String {
+        self.address.url()
+    }
+
+    pub(super) fn min_replicas(&self) -> u32 {
+        self.address.min_replicas
+    }
+
+    /// What to run for a lock; those who watch are told by it.
+    pub(super) fn call(&self, code: &'static Code, name: &Name, args: Vec<String>) -> Call {
+        let mut all = vec![self.keys.changes()];
+        all.extend(args);
+        Call { code, keys: self.keys.of(name), args: all }
+    }
+
+    /// Runs it, also if nobody waits for the answer.
+    pub(super) fn run<T: FromRedisValue + Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+    ) -> BoxFuture<'static, Result<T>> {
+        self.run_then(call, |_| {})
+    }
+
+    /// Runs what asks for a claim; until it has its answer, the claim is in doubt.
+    pub(super) fn run_for<T: FromRedisValue + Send + 'static>(
+        self: &Arc<Self>,
+        id: ClaimId,
+        call: Call,
+    ) -> BoxFuture<'static, Result<T>> {
+        self.hub.asked(id, self.rt.now());
+        let hub = self.hub.clone();
+        self.run_then(call, move |failed_at| hub.answered(id, failed_at))
+    }
+
+    fn run_then<T: FromRedisValue + Send + 'static>(
+        self: &Arc<Self>,
+        call: Call,
+        end: impl FnOnce(Option<Moment>) + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        let request = move |mut connection| {
+            let call = call.clone();
+            async move {
+                let mut invocation = call.code.prepare_invoke();
+                invocation.key(&call.keys[..]).arg(&call.args);
+                match &mut connection {
+                    Connection::One(connection) => invocation.invoke_async(connection).await,
+                    Connection::Cluster(connection) => invocation.invoke_async(connection.as_mut()).await,
+                }
+            }
+        };
+        self.ask_then(request, end)
+    }
+
+    /// How many replicas have all that was written before, or `wanted` as soon as there are so many.
+    pub(super) fn replicated(self: &Arc<Self>, wanted: u32) -> BoxFuture<'static, Result<u32>> {
+        let within = u64::try_from(REPLICATED_WITHIN.as_millis()).unwrap_or(u64::MAX);
+        self.ask(move |mut connection| async move {
+            let wait = redis::cmd("WAIT").arg(wanted).arg(within).to_owned();
+            match &mut connection {
+                Connection::One(connection) => wait.query_async(connection).await,
+                Connection::Cluster(connection) => wait.query_async(connection.as_mut()).await,
+            }
+        })
+    }
+
+    /// The keys of this pattern that hold texts, of all servers.
+    pub(super) async fn scan(self: &Arc<Self>, pattern: String) -> Result<Vec<String>> {
+        let servers = self.ask(|connection| async move { servers(connection).await }).await?;
+        let mut found = Vec::new();
+        for server in servers {
+            let mut cursor = 0_u64;
+            loop {
+                let (pattern, server) = (pattern.clone(), server.clone());
+                let (next, keys): (u64, Vec<Vec<u8>>) = self
+                    .ask(move |connection| {
+                        let mut scan = redis::cmd("SCAN");
+                        scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+                        scan.arg("TYPE").arg("string");
+                        at(connection, server.clone(), scan)
+                    })
+                    .await?;
+                found.extend(keys.into_iter().filter_map(|key| String::from_utf8(key).ok()));
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// From now on what changes is told to the hub.
+    pub(super) async fn watch(self: &Arc<Self>) -> Result<()> {
+        let channel = self.keys.changes();
+        self.ask(move |connection| subscribe(connection, channel.clone())).await
+    }
+
+    fn ask<T, F>(
+        self: &Arc<Self>,
+        request: impl Fn(Connection) -> F + Send + Sync + 'static,
+    ) -> BoxFuture<'static, Result<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = RedisResult<T>> + Send + 'static,
+    {
+        self.ask_then(request, |_| {})
+    }
+
+    /// Asks in the background, and then says when it was asked without an answer, if it was.
+    fn ask_then<T, F>(
+        self: &Arc<Self>,
+        request: impl Fn(Connection) -> F + Send + Sync + 'static,
+        end: impl FnOnce(Option<Moment>) + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = RedisResult<T>> + Send + 'static,
+    {
+        let link = self.clone();
+        self.in_background(async move {
+            let mut failed_at = None;
+            let answer = link.ask_here(&request, &mut failed_at).await;
+            end(failed_at);
+            answer
+        })
+    }
+
+    /// Does it also if nobody waits for it.
+    pub(super) fn in_background<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        let (tell, answer) = oneshot::channel();
+        self.rt.spawn(work.map(|answer| drop(tell.send(answer))).boxed());
+        answer
+            .map(|answer| {
+                answer.unwrap_or_else(|_| {
+                    Err(Error::new(ErrorKind::Closed, "the background thread of this process is gone"))
+                })
+            })
+            .boxed()
+    }
+
+    async fn ask_here<T, F>(
+        self: &Arc<Self>,
+        request: &(impl Fn(Connection) -> F + Sync),
+        failed_at: &mut Option<Moment>,
+    ) -> Result<T>
+    where
+        F: Future<Output = RedisResult<T>> + Send,
+    {
+        let mut once_more = true;
+        loop {
+            let (turn, connection) = self.connect().await?;
+            let trouble = match within(&self.rt, Some(ANSWER_WITHIN), pin!(request(connection))).await {
+                Some(Ok(answer)) => return Ok(answer),
+                Some(Err(error)) => self.trouble(error),
+                None => Trouble::silent(),
+            };
+            *failed_at = Some(self.rt.now());
+            // A cluster mends its connections by itself, one by one.
+            if trouble.leave && !matches!(self.address.place, Place::Cluster(_)) {
+                self.leave(turn);
+            }
+            if !std::mem::take(&mut once_more) || !trouble.again {
+                return Err(trouble.error);
+            }
+        }
+    }
+
+    /// A server that sends us elsewhere is of a cluster; what a cluster does not settle by itself is being moved.
+    fn trouble(&self, error: RedisError) -> Trouble {
+        let elsewhere = [ServerErrorKind::Moved, ServerErrorKind::Ask, ServerErrorKind::CrossSlot];
+        let elsewhere = elsewhere.map(Kind::Server).contains(&error.kind());
+        if !elsewhere || matches!(self.address.place, Place::Cluster(_)) {
+            return error.into();
+        }
+        let message = "this Redis is of a cluster: write redis+cluster://";
+        Trouble { error: Error::new(ErrorKind::InvalidInput, message), leave: false, again: false }
+    }
+
+    /// The connection in use, or a new one, and its number.
+    async fn connect(self: &Arc<Self>) -> Result<(u64, Connection)> {
+        let mut current = self.connection.lock().await;
+        let left = *self.left.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((turn, connection)) = current.as_ref()
+            && *turn > left
+        {
+            return Ok((*turn, connection.clone()));
+        }
+        *current = None;
+        let turn = left + 1;
+        let connection = match within(&self.rt, Some(ANSWER_WITHIN), pin!(self.open(turn))).await {
+            Some(connection) => connection.map_err(|trouble| trouble.error)?,
+            None => return Err(Trouble::silent().error),
+        };
+        *current = Some((turn, connection.clone()));
+        Ok((turn, connection))
+    }
+
+    /// The connection of this number is of no use any more; who waits for what is told on it looks again.
+    fn leave(self: &Arc<Self>, turn: u64) {
+        {
+            let mut left = self.left.write().unwrap_or_else(PoisonError::into_inner);
+            if *left >= turn {
+                return;
+            }
+            *left = turn;
+        }
+        self.hub.broken();
+        if self.hub.is_watched() {
+            self.rt.spawn(self.clone().revive().boxed());
+        }
+    }
+
+    /// Those who only watch ask for nothing that would make a new connection.
+    async fn revive(self: Arc<Self>) {
+        while self.hub.is_watched() {
+            if self.connect().await.is_ok() {
+                self.hub.broken();
+                return;
+            }
+            self.rt.sleep(REVIVE).await;
+        }
+    }
+
+    async fn open(self: &Arc<Self>, turn: u64) -> Result<Connection, Trouble> {
+        let connection = match &self.address.place {
+            Place::Server(host) => self.open_one(self.client(host)?, turn).await?,
+            Place::Socket(path) => {
+                self.open_one(Client::open(self.info(ConnectionAddr::Unix(path.clone()))?)?, turn).await?
+            }
+            Place::Sentinel(sentinels, name) => {
+                let master = self.master(sentinels, name).await?;
+                self.open_one(self.client(&master)?, turn).await?
+            }
+            Place::Cluster(hosts) => match self.cluster(hosts, turn)?.get_async_connection().await {
+                Ok(connection) => Connection::Cluster(Box::new(connection)),
+                Err(error) => {
+                    self.probe(hosts).await?;
+                    return Err(error.into());
+                }
+            },
+            // Each of its servers has a link of its own.
+            Place::Redlock(_) => return Err(Trouble::unavailable("no one server")),
+        };
+        subscribe(connection.clone(), self.inbox.clone()).await?;
+        if self.hub.is_watched() {
+            subscribe(connection.clone(), self.keys.changes()).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn open_one(self: &Arc<Self>, client: Client, turn: u64) -> Result<Connection, Trouble> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_WITHIN))
+            .set_response_timeout(Some(ANSWER_WITHIN))
+            .set_push_sender(self.listener(turn));
+        Ok(Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?))
+    }
+
+    /// What hears what Redis tells on a connection. It holds nothing that holds the connection.
+    fn listener(self: &Arc<Self>, turn: u64) -> impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static {
+        let link = Arc::downgrade(self);
+        move |push| {
+            let link = link.upgrade().ok_or(())?;
+            match (push.kind, &push.data[..]) {
+                (PushKind::Message, [Value::BulkString(channel), Value::BulkString(message)]) => {
+                    let message = String::from_utf8_lossy(message);
+                    if *channel == link.inbox.as_bytes() {
+                        link.hub.told(&message);
+                    } else {
+                        link.hub.changed(|prefix| link.keys.is_below(&message, prefix));
+                    }
+                }
+                // A cluster mends its connections by itself.
+                (PushKind::Disconnection, _) if matches!(link.address.place, Place::Cluster(_)) => {
+                    link.hub.broken();
+                }
+                (PushKind::Disconnection, _) => link.leave(turn),
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+
+    /// Why none of these leads into a cluster, said as for one server.
+    async fn probe(&self, hosts: &[String]) -> Result<(), Trouble> {
+        let mut last = None;
+        for host in hosts {
+            let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WITHIN));
+            let client = self.client(host)?;
+            let ask = async {
+                let mut one = client.get_multiplexed_async_connection_with_config(&config).await?;
+                redis::cmd("CLUSTER").arg("SLOTS").query_async::<Value>(&mut one).await
+            };
+            match within(&self.rt, Some(CONNECT_WITHIN), pin!(ask)).await {
+                Some(Ok(_)) => return Ok(()),
+                Some(Err(error)) => last = Some(Trouble::from(error)),
+                None => last = Some(Trouble::silent()),
+            }
+        }
+        Err(last.unwrap_or_else(Trouble::silent))
+    }
+
+    /// Asks the sentinels in turn who the master is.
+    async fn master(&self, sentinels: &[String], name: &str) -> Result<String, Trouble> {
+        let mut last = None;
+        for sentinel in sentinels {
+            let (host, port) = split(sentinel)?;
+            let ask = async {
+                // They have users and passwords of their own, or none.
+                let client = Client::open(ConnectionAddr::Tcp(host, port).into_connection_info()?)?;
+                let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WITHIN));
+                let mut sentinel = client.get_multiplexed_async_connection_with_config(&config).await?;
+                let mut ask = redis::cmd("SENTINEL");
+                ask.arg("get-master-addr-by-name").arg(name);
+                ask.query_async::<Option<(String, u16)>>(&mut sentinel).await
+            };
+            match within(&self.rt, Some(CONNECT_WITHIN), pin!(ask)).await {
+                Some(Ok(Some((host, port)))) if host.contains(':') => return Ok(format!("[{host}]:{port}")),
+                Some(Ok(Some((host, port)))) => return Ok(format!("{host}:{port}")),
+                Some(Ok(None)) => {
+                    let message =
+                        format!("the sentinels know no master \"{name}\": look at their `sentinel monitor`");
+                    return Err(Trouble::unavailable(message));
+                }
+                Some(Err(error)) if error.detail().is_some_and(|said| said.contains("unknown command")) => {
+                    let message =
+                        format!("{sentinel} is no Sentinel: theirs is port {SENTINEL_PORT} unless told");
+                    let error = Error::new(ErrorKind::InvalidInput, message);
+                    return Err(Trouble { error, leave: false, again: false });
+                }
+                Some(Err(error)) => last = Some(Trouble::from(error)),
+                None => last = Some(Trouble::silent()),
+            }
+        }
+        Err(last.unwrap_or_else(Trouble::silent))
+    }
+
+    fn client(&self, host: &str) -> Result<Client, Trouble> {
+        let (name, port) = split(host)?;
+        Ok(match &self.tls {
+            None => Client::open(self.info(ConnectionAddr::Tcp(name, port))?)?,
+            Some(certificates) => {
+                let addr = ConnectionAddr::TcpTls { host: name, port, insecure: false, tls_params: None };
+                Client::build_with_tls(self.info(addr)?, certificates.clone())?
+            }
+        })
+    }
+
+    fn info(&self, addr: ConnectionAddr) -> RedisResult<ConnectionInfo> {
+        let mut redis = RedisConnectionInfo::default()
+            .set_db(self.address.db.into())
+            .set_protocol(ProtocolVersion::RESP3);
+        if let Some(user) = &self.address.user {
+            redis = redis.set_username(user);
+        }
+        if let Some(password) = &self.address.password {
+            redis = redis.set_password(password);
+        }
+        Ok(addr.into_connection_info()?.set_redis_settings(redis).set_tcp_settings(at_once()))
+    }
+
+    fn cluster(self: &Arc<Self>, hosts: &[String], turn: u64) -> Result<ClusterClient, Trouble> {
+        let nodes: Vec<ConnectionInfo> = hosts
+            .iter()
+            .map(|host| {
+                let (name, port) = split(host)?;
+                let addr = match self.tls {
+                    None => ConnectionAddr::Tcp(name, port),
+                    Some(_) => ConnectionAddr::TcpTls { host: name, port, insecure: false, tls_params: None },
+                };
+                Ok(self.info(addr)?)
+            })
+            .collect::<Result<_, Trouble>>()?;
+        let mut builder = ClusterClientBuilder::new(nodes)
+            .use_protocol(ProtocolVersion::RESP3)
+            .connection_timeout(PART_ANSWERS_WITHIN)
+            .response_timeout(PART_ANSWERS_WITHIN)
+            .retries(1)
+            .tcp_settings(at_once())
+            .push_sender(self.listener(turn));
+        if let Some(user) = &self.address.user {
+            builder = builder.username(user);
+        }
+        if let Some(password) = &self.address.password {
+            builder = builder.password(password);
+        }
+        if let Some(certificates) = &self.tls {
+            builder = builder.certs(certificates.clone());
+        }
+        Ok(builder.build()?)
+    }
+}
+
+/// What is small is not held back until what was sent before has arrived.
+fn at_once() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}
+
+async fn subscribe(connection: Connection, channel: String) -> RedisResult<()> {
+    match connection {
+        Connection::One(mut connection) => connection.subscribe(channel).await,
+        Connection::Cluster(mut connection) => connection.subscribe(channel).await,
+    }
+}
+
+/// The servers that have keys: of a cluster its masters.
+async fn servers(connection: Connection) -> RedisResult<Vec<Option<(String, u16)>>> {
+    let Connection::Cluster(mut connection) = connection else { return Ok(vec![None]) };
+    let slots: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(connection.as_mut()).await?;
+    let mut servers = Vec::new();
+    for slots in slots {
+        // From, to, the master, the replicas; each with more behind that than is needed here.
+        let Some(Value::Array(master)) = slots.into_iter().nth(2) else { continue };
+        let mut words = master.into_iter();
+        if let (Some(host), Some(port)) = (words.next(), words.next()) {
+            let server = Some((String::from_redis_value(host)?, u16::from_redis_value(port)?));
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+    }
+    Ok(servers)
+}
+
+/// Asks this server of the cluster, or the one that there is.
+async fn at<T: FromRedisValue>(
+    connection: Connection,
+    server: Option<(String, u16)>,
+    cmd: Cmd,
+) -> RedisResult<T> {
+    match (connection, server) {
+        (Connection::Cluster(mut connection), Some((host, port))) => {
+            let there = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+            Ok(T::from_redis_value(connection.route_command(cmd, there).await?)?)
+        }
+        (Connection::Cluster(mut connection), None) => cmd.query_async(connection.as_mut()).await,
+        (Connection::One(mut connection), _) => cmd.query_async(&mut connection).await,
+    }
+}
+
+/// A host and its port; the address has seen to it that there is one.
+fn split(host: &str) -> Result<(String, u16), Trouble> {
+    let wrong = || Trouble {
+        error: Error::new(ErrorKind::InvalidInput, format!("\"{host}\" has no port: write HOST:PORT")),
+        leave: false,
+        again: false,
+    };
+    let (name, port) = host.rsplit_once(':').ok_or_else(wrong)?;
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    Ok((name.to_owned(), port.parse().map_err(|_| wrong())?))
+}

@@ -1,0 +1,249 @@
+//! Holders and waiters that stop or die, and what somebody else does to what they hold.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use windlass::{ErrorKind, LostReason};
+use windlass_tests::{
+    processes::until,
+    redis::{PREFIX, key_of},
+};
+
+use super::{
+    SLACK, TTL, acquire, block_on, locker, locker_with, next, nothing_is_left_in, redis, served, waits,
+    worker,
+};
+
+#[test]
+fn a_killed_holder_frees_the_lock() {
+    let database = next();
+    let url = redis().url(database);
+    let (mut holder, _folder) = worker(&url);
+    holder.say("acquire 1 lock exclusive");
+    let token: u64 = holder.rest_of("acquired 1 ").parse().unwrap();
+    thread::scope(|scope| {
+        let ours = locker(&url);
+        let waiting = waits(scope, ours.lock("lock"));
+        holder.kill();
+        let killed = Instant::now();
+        let guard = waiting.join().unwrap();
+        let took = killed.elapsed();
+        eprintln!("taken over {took:?} after the kill, with a TTL of {TTL:?}");
+        assert!(took < TTL + SLACK, "after {took:?}");
+        assert!(guard.fencing_token() > token);
+        block_on(guard.release()).unwrap();
+    });
+    nothing_is_left_in(redis(), database);
+}
+
+#[test]
+fn a_killed_waiter_blocks_nobody() {
+    let database = next();
+    let url = redis().url(database);
+    let ours = locker(&url);
+    let guard = acquire(&ours, "lock");
+    let (mut dead, _folder) = worker(&url);
+    dead.say("acquire 1 lock exclusive");
+    dead.expect("waiting 1");
+    thread::scope(|scope| {
+        let behind = waits(scope, ours.lock("lock"));
+        dead.kill();
+        block_on(guard.release()).unwrap();
+        let released = Instant::now();
+        block_on(behind.join().unwrap().release()).unwrap();
+        assert!(released.elapsed() < TTL + SLACK, "after {:?}", released.elapsed());
+    });
+    nothing_is_left_in(redis(), database);
+}
+
+/// A whole line of the dead is no longer in the way than one of them.
+#[test]
+fn a_line_of_the_dead_blocks_nobody() {
+    let database = next();
+    let url = redis().url(database);
+    let ours = locker(&url);
+    let guard = acquire(&ours, "lock");
+    let (mut dead, _folder) = worker(&url);
+    for id in 1..=20 {
+        dead.say(&format!("acquire {id} lock exclusive"));
+        dead.expect(&format!("waiting {id}"));
+    }
+    thread::scope(|scope| {
+        let behind = waits(scope, ours.lock("lock"));
+        dead.kill();
+        // Longer than a place is kept for one who says nothing.
+        until("the dead to be seen as such", || block_on(ours.list("lock")).unwrap()[0].waiters.len() == 1);
+        guard.check().unwrap();
+        block_on(guard.release()).unwrap();
+        let released = Instant::now();
+        block_on(behind.join().unwrap().release()).unwrap();
+        assert!(released.elapsed() < TTL + SLACK, "after {:?}", released.elapsed());
+    });
+    nothing_is_left_in(redis(), database);
+}
+
+/// It believes nothing when it goes on.
+#[test]
+fn a_stopped_holder_knows_that_it_is_over() {
+    let database = next();
+    let url = redis().url(database);
+    let (mut holder, _folder) = worker(&url);
+    holder.say("acquire 1 lock exclusive");
+    holder.rest_of("acquired 1 ");
+    holder.signal(Signal::STOP);
+    let guard = acquire(&locker(&url), "lock");
+    holder.signal(Signal::CONT);
+    holder.ask("check 1", "lost 1 expired");
+    // Nor does it take the lock from who has it now.
+    holder.ask("release 1", "lost 1 expired");
+    guard.check().unwrap();
+    block_on(guard.release()).unwrap();
+    nothing_is_left_in(redis(), database);
+}
+
+/// It has lost its place, stands in line anew, and is never granted by mistake.
+#[test]
+fn a_stopped_waiter_queues_again() {
+    let database = next();
+    let url = redis().url(database);
+    let ours = locker(&url);
+    let guard = acquire(&ours, "lock");
+    let (mut stopped, _folder) = worker(&url);
+    stopped.say("acquire 1 lock exclusive");
+    stopped.expect("waiting 1");
+    thread::scope(|scope| {
+        let behind = waits(scope, ours.lock("lock"));
+        stopped.signal(Signal::STOP);
+        let waiters = || block_on(ours.list("lock")).unwrap()[0].waiters.len();
+        until("the end of its place", || waiters() == 1);
+        block_on(guard.release()).unwrap();
+        let behind = behind.join().unwrap();
+        stopped.signal(Signal::CONT);
+        until("its new place", || waiters() == 1);
+        assert!(stopped.is_silent_of("acquired 1 ", 100));
+        let token = behind.fencing_token();
+        block_on(behind.release()).unwrap();
+        assert!(stopped.rest_of("acquired 1 ").parse::<u64>().unwrap() > token);
+        stopped.ask("check 1", "held 1");
+        stopped.ask("release 1", "released 1");
+    });
+    nothing_is_left_in(redis(), database);
+}
+
+/// A grant that its new holder has not noticed, because it was stopped, goes on to the next.
+#[test]
+fn a_grant_to_one_who_is_stopped_goes_on() {
+    let database = next();
+    let url = redis().url(database);
+    // Long, so that it is not the TTL that ends it.
+    let ours = locker_with(&url, Duration::from_secs(30));
+    let guard = acquire(&ours, "lock");
+    let (mut stopped, _folder) = worker(&url);
+    stopped.say("acquire 1 lock exclusive");
+    stopped.expect("waiting 1");
+    thread::scope(|scope| {
+        let behind = waits(scope, ours.lock("lock"));
+        stopped.signal(Signal::STOP);
+        block_on(guard.release()).unwrap();
+        let released = Instant::now();
+        let behind = behind.join().unwrap();
+        assert!(released.elapsed() < TTL + SLACK, "after {:?}", released.elapsed());
+        stopped.signal(Signal::CONT);
+        assert!(stopped.is_silent_of("acquired 1 ", 100));
+        behind.check().unwrap();
+        block_on(behind.release()).unwrap();
+        stopped.rest_of("acquired 1 ");
+        stopped.ask("check 1", "held 1");
+        stopped.ask("release 1", "released 1");
+    });
+    nothing_is_left_in(redis(), database);
+}
+
+/// A child of `fork` uses the same lock by itself, and takes nothing from its parent.
+#[test]
+fn a_fork_is_another_client() {
+    let database = next();
+    let (mut parent, _folder) = worker(&redis().url(database));
+    parent.say("acquire 1 held exclusive");
+    parent.rest_of("acquired 1 ");
+    for _ in 0..3 {
+        parent.say("inherit other");
+        let said = parent.rest_of("inherited ");
+        let child = said.split(' ').next().unwrap();
+        assert!(said.ends_with(&format!(":{child}")), "{said}");
+        parent.ask("check 1", "held 1");
+    }
+    thread::sleep(TTL);
+    parent.ask("check 1", "held 1");
+    parent.ask("release 1", "released 1");
+    nothing_is_left_in(redis(), database);
+}
+
+/// An operator who deletes the key frees the lock, and its holder knows at the next renewal.
+#[test]
+fn a_deleted_key_is_a_release_by_force() {
+    let database = next();
+    let url = redis().url(database);
+    let (ours, other) = (locker(&url), locker(&url));
+    let (guard, kept) = (acquire(&ours, "lock"), acquire(&ours, "kept"));
+    thread::scope(|scope| {
+        let waiting = waits(scope, other.lock("lock"));
+        redis().ask_in(database, &["DEL", &key_of(PREFIX, "lock")]);
+        let deleted = Instant::now();
+        assert_eq!(block_on(guard.lost()), LostReason::ForceReleased);
+        assert!(deleted.elapsed() < TTL, "after {:?}", deleted.elapsed());
+        assert!(!guard.is_held());
+        block_on(waiting.join().unwrap().release()).unwrap();
+    });
+    kept.check().unwrap();
+    block_on(kept.release()).unwrap();
+    nothing_is_left_in(redis(), database);
+}
+
+/// All that is known of a line may be deleted: who waited stands in line anew, and is not granted what is held.
+#[test]
+fn a_deleted_line_forms_again() {
+    let database = next();
+    let ours = locker(&redis().url(database));
+    let guard = acquire(&ours, "lock");
+    let lock = key_of(PREFIX, "lock");
+    thread::scope(|scope| {
+        let waiting = [(); 3].map(|()| waits(scope, ours.lock("lock")));
+        for key in redis().keys(database).iter().filter(|key| **key != lock) {
+            redis().ask_in(database, &["DEL", key]);
+        }
+        until("their new places", || block_on(ours.list("lock")).unwrap()[0].waiters.len() == 3);
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+        guard.check().unwrap();
+        block_on(guard.release()).unwrap();
+        served(waiting);
+    });
+    nothing_is_left_in(redis(), database);
+}
+
+/// All that there is goes at once, under holders and waiters.
+#[test]
+fn a_flushed_database_is_told() {
+    let redis = super::fresh();
+    let ours = locker(&redis.url(0));
+    let guard = acquire(&ours, "lock");
+    let token = guard.fencing_token();
+    thread::scope(|scope| {
+        let waiting = waits(scope, ours.lock("lock"));
+        redis.ask(&["FLUSHALL"]);
+        assert!(matches!(block_on(guard.lost()), LostReason::ForceReleased | LostReason::Expired));
+        let waiting = waiting.join().unwrap();
+        assert!(waiting.fencing_token() > token, "also where the last one is forgotten");
+        block_on(waiting.release()).unwrap();
+    });
+    let error = block_on(guard.release()).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Lost(_)), "{error}");
+    // One who has never seen a token of this lock.
+    let other = acquire(&locker(&redis.url(0)), "lock");
+    assert!(other.fencing_token() > token);
+    block_on(other.release()).unwrap();
+    nothing_is_left_in(&redis, 0);
+}

@@ -1,0 +1,239 @@
+//! A replica that takes over: from a primary that it was in step with, and from one that it was not; led by hand, and by Sentinels.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use windlass::{ErrorKind, LostReason};
+use windlass_tests::{
+    crowd::Crowd,
+    place::PATIENCE,
+    proxy::Proxy,
+    redis::{Release, Server, Watched},
+};
+
+use super::{
+    SLACK, TTL, acquire, block_on, fresh, locker, locker_with, nothing_is_left, nothing_is_left_in, waits,
+};
+
+/// A primary and its replica behind one address.
+struct Pair {
+    primary: Server,
+    replica: Server,
+    /// What the replica follows.
+    link: Proxy,
+    /// Where clients go.
+    front: Proxy,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let (primary, replica) = (fresh(), fresh());
+        let (link, front) = (Proxy::before(primary.address()), Proxy::before(primary.address()));
+        replica.follow(link.address());
+        Self { primary, replica, link, front }
+    }
+
+    fn url(&self) -> String {
+        self.primary.url_at(self.front.address(), 0)
+    }
+
+    /// The primary dies, the replica is made the primary of all clients.
+    fn fail_over(&mut self) {
+        self.primary.kill();
+        self.replica.promote();
+        self.front.lead_to(self.replica.address());
+        self.front.reset();
+    }
+}
+
+/// What the replica has is not lost: who holds, holds, and who waits, waits.
+#[test]
+fn one_in_step_takes_over() {
+    let mut pair = Pair::new();
+    let (ours, other) = (locker_with(&pair.url(), 5 * TTL), locker_with(&pair.url(), 5 * TTL));
+    let guard = acquire(&ours, "lock");
+    thread::scope(|scope| {
+        let first = waits(scope, other.lock("lock"));
+        let second = waits(scope, ours.lock("lock"));
+        pair.primary.until_followed_by(&pair.replica);
+        pair.fail_over();
+        assert!(block_on(other.lock("lock").timeout(TTL)).is_err());
+        guard.check().unwrap();
+        assert!(!first.is_finished() && !second.is_finished());
+        let token = guard.fencing_token();
+        block_on(guard.release()).unwrap();
+        let first = first.join().unwrap();
+        assert!(first.fencing_token() > token);
+        assert!(!second.is_finished());
+        block_on(first.release()).unwrap();
+        block_on(second.join().unwrap().release()).unwrap();
+    });
+    nothing_is_left_in(&pair.replica, 0);
+}
+
+/// What the replica has not, is lost: the lock is given to another, whose token is greater, and the first holder is told at its
+/// next renewal. Until then both believe.
+#[test]
+fn one_that_lags_takes_over() {
+    let mut pair = Pair::new();
+    let (ours, other) = (locker(&pair.url()), locker(&pair.url()));
+    // Both have seen tokens of before.
+    block_on(acquire(&other, "lock").release()).unwrap();
+    pair.primary.until_followed_by(&pair.replica);
+    pair.link.hold_up();
+    let guard = acquire(&ours, "lock");
+    pair.fail_over();
+    let start = Instant::now();
+    let next = acquire(&other, "lock");
+    eprintln!("the first one believes to hold still: {}", guard.is_held());
+    assert!(next.fencing_token() > guard.fencing_token(), "what it guards can tell who is the later one");
+    assert_eq!(block_on(guard.lost()), LostReason::ForceReleased);
+    assert!(start.elapsed() < TTL, "told after {:?}", start.elapsed());
+    let error = block_on(guard.release()).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Lost(_)), "{error}");
+    next.check().unwrap();
+    block_on(next.release()).unwrap();
+    nothing_is_left_in(&pair.replica, 0);
+}
+
+/// ... unless a grant is wanted to be on a replica before it is one.
+#[test]
+fn grants_that_replicas_have() {
+    let mut pair = Pair::new();
+    let url = format!("{}?min_replicas=1", pair.url());
+    let (ours, other) = (locker_with(&url, 5 * TTL), locker(&pair.url()));
+    block_on(acquire(&ours, "before").release()).unwrap();
+    pair.link.hold_up();
+    let start = Instant::now();
+    let error = block_on(ours.lock("lock").timeout(TTL)).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
+    assert!(error.to_string().contains("min_replicas"), "{error}");
+    assert!(start.elapsed() < TTL + SLACK, "after {:?}", start.elapsed());
+    // It is nobody's, for those who ask for less.
+    block_on(acquire(&other, "lock").release()).unwrap();
+    pair.link.let_go();
+    let guard = acquire(&ours, "lock");
+    pair.fail_over();
+    assert!(block_on(other.lock("lock").timeout(TTL)).is_err());
+    guard.check().unwrap();
+    // There is no replica any more, but what is held can be released.
+    block_on(guard.release()).unwrap();
+    nothing_is_left_in(&pair.replica, 0);
+}
+
+/// A primary that has become a replica under its clients refuses to write: they find the new one.
+#[test]
+fn a_primary_becomes_a_replica() {
+    let pair = Pair::new();
+    let ours = locker_with(&pair.url(), 5 * TTL);
+    let guard = acquire(&ours, "lock");
+    thread::scope(|scope| {
+        let waiting = waits(scope, ours.lock("lock"));
+        pair.primary.until_followed_by(&pair.replica);
+        pair.replica.promote();
+        // The connections that there are lead to the old one still, and it does not break them.
+        pair.primary.ask(&["REPLICAOF", "127.0.0.1", &pair.replica.address().port().to_string()]);
+        pair.front.lead_to(pair.replica.address());
+        block_on(guard.release()).unwrap();
+        block_on(waiting.join().unwrap().release()).unwrap();
+    });
+    nothing_is_left_in(&pair.replica, 0);
+}
+
+/// One who is led to a replica is told that it is one.
+#[test]
+fn a_replica_is_no_place_for_locks() {
+    let pair = Pair::new();
+    let url = pair.replica.url(0);
+    let start = Instant::now();
+    let error = block_on(locker(&url).lock("lock").timeout(TTL)).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
+    assert!(error.to_string().contains("replica"), "{error}");
+    assert!(error.to_string().contains(&pair.replica.address().to_string()), "{error}");
+    assert!(start.elapsed() < TTL + SLACK, "after {:?}", start.elapsed());
+}
+
+/// What the Sentinels do when the primary is gone: nobody has to do anything. A lock may have been given in the last moment
+/// without the new primary's knowing, and then is given again; but never by the same or a lower token.
+#[test]
+fn sentinels_replace_a_primary_that_is_killed() {
+    let mut watched = Watched::start(Release::Debian);
+    let crowd = harmed(&mut watched, Server::kill);
+    end(crowd, &watched);
+    // The old one comes back, is made a replica, and is the next to take over.
+    watched.start_again();
+    let crowd = harmed(&mut watched, Server::kill);
+    end(crowd, &watched);
+}
+
+/// The old one goes on as if nothing were, until it is told that it is a replica now.
+#[test]
+fn sentinels_replace_a_primary_that_hangs() {
+    let mut watched = Watched::start(Release::Valkey);
+    let old = watched.primary().address();
+    let crowd = harmed(&mut watched, Server::stop);
+    watched.at(old).go_on();
+    crowd.everybody_has_turns();
+    watched.until_replica(old);
+    crowd.everybody_has_turns();
+    end(crowd, &watched);
+}
+
+fn harmed(watched: &mut Watched, harm: impl FnOnce(&mut Server)) -> Crowd {
+    let url = watched.url(0);
+    let crowd = Crowd::start(|| locker(&url));
+    let (ours, other) = (locker_with(&url, 10 * TTL), locker_with(&url, 10 * TTL));
+    let guard = acquire(&ours, "lock");
+    thread::scope(|scope| {
+        let waiting = waits(scope, other.lock("lock"));
+        // Until the replica has it: nothing else is said of what it has not.
+        thread::sleep(Duration::from_millis(500));
+        let old = watched.primary().address();
+        harm(watched.primary_mut());
+        let start = Instant::now();
+        watched.until_other_than(old);
+        let replaced = start.elapsed();
+        let turns = crowd.everybody_has_turns();
+        eprintln!("replaced {replaced:?} after the harm, {turns:?} later everybody had had turns");
+        assert!(turns < 2 * TTL + SLACK, "after {turns:?}");
+        guard.check().unwrap();
+        assert!(!waiting.is_finished());
+        block_on(guard.release()).unwrap();
+        let released = Instant::now();
+        block_on(waiting.join().unwrap().release()).unwrap();
+        assert!(released.elapsed() < TTL + SLACK, "after {:?}", released.elapsed());
+    });
+    crowd
+}
+
+fn end(crowd: Crowd, watched: &Watched) {
+    eprintln!("{} times two believed to hold at once", crowd.end_by_tokens());
+    nothing_is_left(|| watched.primary().keys(0));
+}
+
+/// Sentinels that are gone matter to nobody who has a connection, and only all of them to who wants one.
+#[test]
+fn sentinels_that_die() {
+    let mut watched = Watched::start(Release::Debian);
+    let ours = locker(&watched.url(0));
+    let guard = acquire(&ours, "lock");
+    for n in 0..3 {
+        watched.sentinel(n).kill();
+        if n < 2 {
+            block_on(acquire(&locker(&watched.url(0)), "other").release()).unwrap();
+        }
+    }
+    thread::sleep(TTL);
+    guard.check().unwrap();
+    block_on(guard.release()).unwrap();
+    let start = Instant::now();
+    let error = block_on(locker(&watched.url(0)).lock("lock").timeout(TTL)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("127.0.0.1:"), "{error}");
+    assert!(start.elapsed() < TTL + SLACK, "after {:?}", start.elapsed());
+    watched.sentinel(1).start_again();
+    block_on(acquire(&ours, "lock").release()).unwrap();
+    assert!(start.elapsed() < PATIENCE);
+}
