@@ -80,6 +80,10 @@ impl From<RedisError> for Trouble {
                 ErrorKind::Denied,
                 format!("TLS fails: {error}; ca=FILE says whom to trust, cert=FILE&key=FILE who we are"),
             ),
+            _ if error.to_string().contains("DB index is out of range") => Self::new(
+                ErrorKind::InvalidInput,
+                "this Redis has no database of that number: take another, or raise its `databases`",
+            ),
             _ if error.is_timeout() => Self::silent(),
             _ if error.is_connection_refusal() || error.is_io_error() || error.is_unrecoverable_error() => {
                 Self { leave: true, again: true, ..unavailable(&format!("cannot reach Redis: {error}")) }
