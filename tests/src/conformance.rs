@@ -71,9 +71,6 @@ macro_rules! conformance {
                 downgrade_and_upgrade, upgrade_times_out, run_gives_the_output, detached_and_attached,
                 attached_in_another_locker, a_ticket_is_for_one_guard, detached_is_not_released,
                 a_wrong_ticket_is_refused, a_claim_lives_longer_than_its_ttl;
-            keeping: a_kept_place_waits_for_its_ticket, a_turn_waits_for_its_ticket, a_turn_that_nobody_takes_is_the_next_ones,
-                a_place_that_is_gone_is_another, a_kept_place_is_released, a_detached_claim_is_released,
-                what_keeps_no_place_is_refused;
             locker_losing: stolen_is_told_once, forced_is_told_once, release_of_a_lost_lock_says_so,
                 run_is_dropped_on_loss, max_hold_signals_then_ends, a_panic_in_a_callback_harms_nobody,
                 a_loss_harms_one_guard_only;
@@ -82,6 +79,11 @@ macro_rules! conformance {
             locker_sharing: tasks_share_a_counter, threads_share_a_counter, a_semaphore_lets_in_its_limit,
                 a_guard_goes_to_another_thread, readers_do_not_starve_a_writer, many_names_at_once,
                 cancelled_at_random;
+        }
+        $crate::conformance_side_by_side! { $start
+            keeping: a_kept_place_waits_for_its_ticket, a_turn_waits_for_its_ticket, a_turn_that_nobody_takes_is_the_next_ones,
+                a_place_that_is_gone_is_another, a_kept_place_is_released, a_detached_claim_is_released,
+                what_keeps_no_place_is_refused
         }
     };
 }
@@ -98,6 +100,26 @@ macro_rules! conformance_list {
                 });
             })*
         })*
+    };
+}
+
+/// Those that do little but wait: all at once, as one test.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_side_by_side {
+    ($start:ident $module:ident: $($test:ident),*) => {
+        mod $module {
+            #[test]
+            fn side_by_side() {
+                ::std::thread::scope(|scope| {
+                    $(scope.spawn(|| {
+                        $crate::place::check(super::$start(), |place| {
+                            ::std::boxed::Box::pin($crate::conformance::$module::$test(place))
+                        });
+                    });)*
+                });
+            }
+        }
     };
 }
 

@@ -3,6 +3,7 @@
 use std::{
     process::Command,
     sync::OnceLock,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -71,18 +72,23 @@ fn is(url: &str, kind: ErrorKind, says: &str) {
 #[test]
 fn nobody_listens() {
     let port = port_to_keep();
-    for url in [
+    let urls = [
         format!("redis://127.0.0.1:{port}"),
         format!("rediss://127.0.0.1:{port}"),
         format!("redis+sentinel://127.0.0.1:{port}/main"),
         format!("redis+cluster://127.0.0.1:{port}"),
         "redis+unix:///tmp/windlass-no-such.sock".to_owned(),
-    ] {
-        is(&url, ErrorKind::Unavailable, "cannot reach");
-        let error = block_on(locker(&url).lock("lock").try_acquire()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert!(error.to_string().contains("cannot reach"), "{error}");
-    }
+    ];
+    thread::scope(|scope| {
+        for url in &urls {
+            scope.spawn(|| {
+                is(url, ErrorKind::Unavailable, "cannot reach");
+                let error = block_on(locker(url).lock("lock").try_acquire()).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                assert!(error.to_string().contains("cannot reach"), "{error}");
+            });
+        }
+    });
 }
 
 #[test]
@@ -99,10 +105,14 @@ fn something_else_listens() {
 fn a_silent_port() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
-    for scheme in ["redis", "rediss"] {
-        let error = error(&format!("{scheme}://{address}"));
-        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
-    }
+    thread::scope(|scope| {
+        for scheme in ["redis", "rediss"] {
+            scope.spawn(move || {
+                let error = error(&format!("{scheme}://{address}"));
+                assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
+            });
+        }
+    });
 }
 
 #[test]

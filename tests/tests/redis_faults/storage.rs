@@ -16,36 +16,42 @@ use super::{TTL, acquire, block_on, fresh, locker, next, nothing_is_left_in, red
 /// No memory refuses new claims with an error that says so; what is held stays held, what is released goes to who waits.
 #[test]
 fn no_memory() {
-    for release in [Release::Debian, Release::Newest, Release::Valkey] {
-        let redis = Setup::new(release).with("maxmemory-policy noeviction").start();
-        let ours = locker(&redis.url(0));
-        let (kept, guard) = (acquire(&ours, "kept"), acquire(&ours, "lock"));
-        thread::scope(|scope| {
-            let waiting = waits(scope, ours.lock("lock"));
-            // Less than it has already.
-            redis.set("maxmemory", "1");
-            let start = Instant::now();
-            let error = block_on(ours.lock("new").timeout(Duration::from_secs(20))).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Storage, "{release:?}: {error}");
-            assert!(error.to_string().contains("memory"), "{error}");
-            let error = block_on(locker(&redis.url(0)).lock("new").try_acquire()).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Storage, "{release:?}: {error}");
-            while start.elapsed() < 2 * TTL {
-                kept.check().unwrap();
-                thread::sleep(TTL / 10);
-            }
-            block_on(guard.release()).unwrap();
-            let released = Instant::now();
-            let next = waiting.join().unwrap();
-            assert!(released.elapsed() < TTL, "after {:?}", released.elapsed());
-            block_on(next.release()).unwrap();
-            assert_eq!(block_on(ours.list("")).unwrap().len(), 1);
-        });
-        redis.set("maxmemory", "0");
-        block_on(acquire(&ours, "new").release()).unwrap();
-        block_on(kept.release()).unwrap();
-        nothing_is_left_in(&redis, 0);
-    }
+    thread::scope(|scope| {
+        for release in [Release::Debian, Release::Newest, Release::Valkey] {
+            scope.spawn(move || no_memory_of(release));
+        }
+    });
+}
+
+fn no_memory_of(release: Release) {
+    let redis = Setup::new(release).with("maxmemory-policy noeviction").start();
+    let ours = locker(&redis.url(0));
+    let (kept, guard) = (acquire(&ours, "kept"), acquire(&ours, "lock"));
+    thread::scope(|scope| {
+        let waiting = waits(scope, ours.lock("lock"));
+        // Less than it has already.
+        redis.set("maxmemory", "1");
+        let start = Instant::now();
+        let error = block_on(ours.lock("new").timeout(Duration::from_secs(20))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Storage, "{release:?}: {error}");
+        assert!(error.to_string().contains("memory"), "{error}");
+        let error = block_on(locker(&redis.url(0)).lock("new").try_acquire()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Storage, "{release:?}: {error}");
+        while start.elapsed() < 2 * TTL {
+            kept.check().unwrap();
+            thread::sleep(TTL / 10);
+        }
+        block_on(guard.release()).unwrap();
+        let released = Instant::now();
+        let next = waiting.join().unwrap();
+        assert!(released.elapsed() < TTL, "after {:?}", released.elapsed());
+        block_on(next.release()).unwrap();
+        assert_eq!(block_on(ours.list("")).unwrap().len(), 1);
+    });
+    redis.set("maxmemory", "0");
+    block_on(acquire(&ours, "new").release()).unwrap();
+    block_on(kept.release()).unwrap();
+    nothing_is_left_in(&redis, 0);
 }
 
 /// A server that may not write because it cannot save refuses, and says why.

@@ -9,7 +9,7 @@ use std::{
     fmt,
     future::Future,
     pin::pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -51,7 +51,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const PART_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// How long replicas may take to say that they have it.
 const REPLICATED_WITHIN: Duration = Duration::from_millis(500);
-/// How long until another try for those who only watch.
+/// How long until another try for those who only hear.
 const REVIVE: Duration = Duration::from_secs(1);
 
 pub(super) struct Link {
@@ -114,6 +114,10 @@ impl Link {
 
     pub(super) fn url(&self) -> String {
         self.address.url()
+    }
+
+    fn is_cluster(&self) -> bool {
+        matches!(self.address.place, Place::Cluster(_))
     }
 
     pub(super) fn min_replicas(&self) -> u32 {
@@ -273,7 +277,7 @@ impl Link {
             };
             *failed_at = Some(self.rt.now());
             // A cluster mends its connections by itself, one by one.
-            if trouble.leave && !matches!(self.address.place, Place::Cluster(_)) {
+            if trouble.leave && !self.is_cluster() {
                 self.leave(turn);
             }
             if !std::mem::take(&mut once_more) || !trouble.again {
@@ -286,7 +290,7 @@ impl Link {
     fn trouble(&self, error: RedisError) -> Trouble {
         let elsewhere = [ServerErrorKind::Moved, ServerErrorKind::Ask, ServerErrorKind::CrossSlot];
         let elsewhere = elsewhere.map(Kind::Server).contains(&error.kind());
-        if !elsewhere || matches!(self.address.place, Place::Cluster(_)) {
+        if !elsewhere || self.is_cluster() {
             return error.into();
         }
         let message = "this Redis is of a cluster: write redis+cluster://";
@@ -358,11 +362,33 @@ impl Link {
             // Each of its servers has a link of its own.
             Place::Redlock(_) => return Err(Trouble::unavailable("no one server")),
         };
+        self.hear_on(connection.clone()).await?;
+        Ok(connection)
+    }
+
+    async fn hear_on(&self, connection: Connection) -> RedisResult<()> {
         subscribe(connection.clone(), self.inbox.clone()).await?;
         if self.hub.is_watched() {
-            subscribe(connection.clone(), self.keys.changes()).await?;
+            subscribe(connection, self.keys.changes()).await?;
         }
-        Ok(connection)
+        Ok(())
+    }
+
+    /// A cluster mends its connections by itself; but as long as the one on which we heard is away, another one has to do.
+    async fn hear_again(link: Weak<Self>) {
+        while let Some(link) = link.upgrade() {
+            let here = link.clone();
+            let hear = move |connection| {
+                let here = here.clone();
+                async move { here.hear_on(connection).await }
+            };
+            if link.ask(hear).await.is_ok() {
+                return;
+            }
+            let pause = link.rt.sleep(REVIVE);
+            drop(link);
+            pause.await;
+        }
     }
 
     async fn open_one(self: &Arc<Self>, client: Client, turn: u64) -> Result<Connection, Trouble> {
@@ -387,10 +413,12 @@ impl Link {
                         link.hub.changed(|prefix| link.keys.is_below(&message, prefix));
                     }
                 }
-                // A cluster mends its connections by itself.
-                (PushKind::Disconnection, _) if matches!(link.address.place, Place::Cluster(_)) => {
+                (PushKind::Disconnection, _) if link.is_cluster() => {
                     link.hub.broken();
+                    link.rt.spawn(Self::hear_again(Arc::downgrade(&link)).boxed());
                 }
+                // What was said before is lost.
+                (PushKind::Subscribe, _) if link.is_cluster() => link.hub.broken(),
                 (PushKind::Disconnection, _) => link.leave(turn),
                 _ => {}
             }
