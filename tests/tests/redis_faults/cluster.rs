@@ -105,6 +105,40 @@ fn harmed(harm: impl FnOnce(&mut Server), mend: impl FnOnce(&mut Server)) {
     nothing_is_left_of(&cluster, &prefix);
 }
 
+/// Whoever heard on the one that died hears on another: nobody has to look by itself, which takes a second as a rule.
+#[test]
+fn who_waits_is_told_while_a_master_is_dead() {
+    const TIMES: u32 = 10;
+    let mut cluster = Cluster::start(Release::Valkey);
+    let prefix = prefix();
+    let url = cluster.url(&prefix);
+    let name = other_than(&cluster, &prefix, 0);
+    // Each hears on one of the masters, as it happens.
+    let lockers: [Locker; 12] = std::array::from_fn(|_| locker_with(&url, 10 * TTL));
+    for ours in &lockers {
+        block_on(acquire(ours, &name).release()).unwrap();
+    }
+    cluster.master_mut(0).kill();
+    // By then the others call it dead.
+    thread::sleep(TTL);
+    for ours in &lockers {
+        let mut waited = Duration::ZERO;
+        for _ in 0..TIMES {
+            let guard = acquire(ours, &name);
+            thread::scope(|scope| {
+                let waiting = waits(scope, ours.lock(&name));
+                let released = Instant::now();
+                block_on(guard.release()).unwrap();
+                let next = waiting.join().unwrap();
+                waited += released.elapsed();
+                block_on(next.release()).unwrap();
+            });
+        }
+        assert!(waited < TIMES * TTL / 4, "{TIMES} times in {waited:?}");
+    }
+    nothing_is_left_of(&cluster, &prefix);
+}
+
 /// A name whose lock is not on this master.
 fn other_than(cluster: &Cluster, prefix: &str, master: usize) -> String {
     let mut names = (0..).map(|n| format!("crowd-{n}"));

@@ -14,7 +14,7 @@ use windlass_tests::{
 
 use super::{
     SLACK, TTL, acquire, block_on, locker, locker_with, next, nothing_is_left_in, redis, served, waits,
-    worker,
+    worker, worker_with,
 };
 
 #[test]
@@ -139,9 +139,9 @@ fn a_grant_to_one_who_is_stopped_goes_on() {
     let database = next();
     let url = redis().url(database);
     // Long, so that it is not the TTL that ends it.
-    let ours = locker_with(&url, Duration::from_secs(30));
+    let ours = locker_with(&url, 15 * TTL);
     let guard = acquire(&ours, "lock");
-    let (mut stopped, _folder) = worker(&url);
+    let (mut stopped, _folder) = worker_with(&url, 15 * TTL);
     stopped.say("acquire 1 lock exclusive");
     stopped.expect("waiting 1");
     thread::scope(|scope| {

@@ -53,10 +53,14 @@ fn locker_with(url: &str, ttl: Duration) -> Locker {
 
 /// A process of ours; and its folder, which has to stay.
 fn worker(url: &str) -> (Program, Folder) {
+    worker_with(url, TTL)
+}
+
+fn worker_with(url: &str, ttl: Duration) -> (Program, Folder) {
     let folder = Folder::new();
     let mut worker = Command::new(env!("CARGO_BIN_EXE_windlass-tests-worker"));
-    let worker = Program::start(worker.arg(format!("{url}?ttl=2s")).arg(folder.path("log")));
-    (worker, folder)
+    let worker = worker.arg(format!("{url}?ttl={}s", ttl.as_secs())).arg(folder.path("log"));
+    (Program::start(worker), folder)
 }
 
 /// Those who wait have the lock one after another, in whichever order.

@@ -558,7 +558,9 @@ async fn servers(connection: Connection) -> RedisResult<Vec<Option<(String, u16)
         let Some(Value::Array(master)) = slots.into_iter().nth(2) else { continue };
         let mut words = master.into_iter();
         if let (Some(host), Some(port)) = (words.next(), words.next()) {
-            let server = Some((String::from_redis_value(host)?, u16::from_redis_value(port)?));
+            let host = String::from_redis_value(host)?;
+            // One that has never met another does not know its own name.
+            let server = if host.is_empty() { None } else { Some((host, u16::from_redis_value(port)?)) };
             if !servers.contains(&server) {
                 servers.push(server);
             }

@@ -247,7 +247,8 @@ impl Redlock {
     fn leave(&self, claim: &Claim) {
         let mut lines = self.lines();
         let Some(line) = lines.get_mut(&claim.name) else { return };
-        line.queue.retain(|id| *id != claim.id);
+        let Some(place) = line.queue.iter().position(|id| *id == claim.id) else { return };
+        line.queue.remove(place);
         line.moves.notify(usize::MAX);
         if line.queue.is_empty() {
             lines.remove(&claim.name);
