@@ -326,11 +326,11 @@ impl Server {
         until("a replica to follow", || self.info("master_link_status") == "up");
     }
 
-    /// Waits until a replica has all that it has.
+    /// Waits until a replica has all that it has by now.
     pub fn until_followed_by(&self, replica: &Self) {
-        until("a replica to be in step", || {
-            self.info("master_repl_offset") == replica.info("slave_repl_offset")
-        });
+        let offset = |server: &Self, name| server.info(name).parse::<u64>().unwrap();
+        let all = offset(self, "master_repl_offset");
+        until("a replica to be in step", || offset(replica, "slave_repl_offset") >= all);
     }
 
     /// Makes it a primary.

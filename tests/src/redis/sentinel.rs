@@ -7,8 +7,8 @@ use crate::processes::until;
 
 /// How the Sentinels call what they watch.
 const MASTER: &str = "main";
-/// After which they take a server for dead.
-const DOWN_AFTER_MILLIS: u32 = 500;
+/// After which they take a server for dead: longer than one that lives is silent on a busy machine.
+const DOWN_AFTER_MILLIS: u32 = 1_000;
 const FAILOVER_TIMEOUT_MILLIS: u32 = 3_000;
 
 /// They run, and watch each other.
@@ -72,6 +72,12 @@ impl Watched {
             said.len() == 1
         });
         which.expect("one of ours")
+    }
+
+    /// Waits until the replica has all that the primary has by now.
+    pub fn until_in_step(&self) {
+        let primary = self.which();
+        self.servers[primary].until_followed_by(&self.servers[1 - primary]);
     }
 
     /// Waits until the one that is the primary now no longer is.

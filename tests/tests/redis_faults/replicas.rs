@@ -1,9 +1,6 @@
 //! A replica that takes over: from a primary that it was in step with, and from one that it was not; led by hand, and by Sentinels.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Instant};
 
 use windlass::{ErrorKind, LostReason};
 use windlass_tests::{
@@ -188,8 +185,8 @@ fn harmed(watched: &mut Watched, harm: impl FnOnce(&mut Server)) -> Crowd {
     let guard = acquire(&ours, "lock");
     thread::scope(|scope| {
         let waiting = waits(scope, other.lock("lock"));
-        // Until the replica has it: nothing else is said of what it has not.
-        thread::sleep(Duration::from_millis(500));
+        // Nothing else is said of what the replica has not.
+        watched.until_in_step();
         let old = watched.primary().address();
         harm(watched.primary_mut());
         let start = Instant::now();
