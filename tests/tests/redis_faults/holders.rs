@@ -1,9 +1,6 @@
 //! Holders and waiters that stop or die, and what somebody else does to what they hold.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Instant};
 
 use rustix::process::Signal;
 use windlass::{ErrorKind, LostReason};
