@@ -333,8 +333,7 @@ pub struct Together {
     /// most. It answers as soon as one of them has its answer; with 0, once all have theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,
-    /// What is asked.
-    #[cfg_attr(feature = "schema", schemars(length(max = 10_000)))]
+    /// What is asked: as much as fits into the longest body that the server takes.
     pub questions: Vec<Question>,
 }
 

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// The most claims in one question, and questions in one request.
-pub(crate) const MOST_CLAIMS: usize = 10_000;
+const MOST_CLAIMS: usize = 10_000;
 
 type Here = State<Arc<Spaces>>;
 

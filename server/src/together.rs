@@ -10,20 +10,18 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use windlass::protocol::{Answer as Told, Answers, Question, Together};
 
 use crate::{
-    answer::{Answer, Refusal, answer, invalid, question},
+    answer::{Answer, Refusal, answer, question},
     metrics::Refused,
-    routes::{Heard, MOST_CLAIMS, Visit},
+    routes::{Heard, Visit},
 };
 
 pub(crate) async fn together(visit: Visit, body: Bytes) -> Answer {
     let Together { client, wait_ms, questions } = question(&body)?;
-    if questions.len() > MOST_CLAIMS {
-        return Err(invalid("too many questions in one request: 10,000 at the most").into());
-    }
     visit.who.is_of(&visit.namespace)?;
+    let space = visit.spaces.get(&visit.namespace)?;
     let is_held_open = wait_ms != Some(0);
     let later = match client {
-        Some(client) if is_held_open => Some(visit.spaces.get(&visit.namespace)?.later(client)?),
+        Some(client) if is_held_open => Some(space.later(client)?),
         _ => None,
     };
     let mut later = pin!(async {

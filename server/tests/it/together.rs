@@ -183,6 +183,14 @@ async fn one_that_is_refused_is_refused_alone_and_seen() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_cannot_be_is_refused_whatever_is_asked() {
+    let address = serve(ServerOptions::default()).await;
+    let question = r#"{"wait_ms": 0, "questions": []}"#;
+    let answer = ask(address, "POST", "/v1/null%2Cnull/together", &[], question).await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_token_that_is_over_is_said_to_be_so_for_all() {
     let (address, file) = serve_file(TOKENS, |_| {}).await;
     let claim = id();
