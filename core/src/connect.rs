@@ -429,6 +429,7 @@ impl Address {
         Ok(Some(number))
     }
 
+    #[cfg(all(any(feature = "etcd", feature = "redis"), not(target_family = "wasm")))]
     fn truth(&mut self, key: &str) -> Result<bool> {
         match self.option(key).as_deref() {
             None | Some("false") => Ok(false),
