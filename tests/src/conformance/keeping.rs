@@ -11,8 +11,10 @@ use crate::place::{InLine, PATIENCE, Place, ask_as};
 
 /// Long enough to be placed in the queue, on a busy machine too.
 const A_WHILE: Duration = Duration::from_millis(1500);
-/// Longer than a place stays that is not to be kept, in milliseconds; with what a simulated server takes to see that nobody asks.
-const AWAY: u64 = 5500;
+/// Longer than a place stays that is not to be kept, in milliseconds: in Redis they stay the longest.
+const AWAY: u64 = 8500;
+/// ... than a turn does, with what a simulated server takes to see that nobody asks; less than its TTL.
+const AWAY_AT_ITS_TURN: u64 = 5500;
 const KEEP: Duration = Duration::from_secs(60);
 
 pub async fn a_kept_place_waits_for_its_ticket(place: &dyn Place) {
@@ -39,7 +41,7 @@ pub async fn a_turn_waits_for_its_ticket(place: &dyn Place) {
     let mut next = lock.stand_behind().await;
     lock.held.release_shared().await.unwrap();
     place.until_shows(&*lock.looks, "lock", "keeper / next").await;
-    place.pause(AWAY).await;
+    place.pause(AWAY_AT_ITS_TURN).await;
     assert!(!next.is_done(), "let in ahead of the ticket");
     let turn = place.soon("the turn", lock.ask_by(&ticket).into_future()).await.unwrap();
     lock.next_after(&turn, next).await;

@@ -105,7 +105,7 @@ fn harmed(harm: impl FnOnce(&mut Server), mend: impl FnOnce(&mut Server)) {
     nothing_is_left_of(&cluster, &prefix);
 }
 
-/// Whoever heard on the one that died hears on another: nobody has to look by itself, which takes a second as a rule.
+/// Whoever heard on the one that died hears on another: nobody has to look by itself, which takes seconds.
 #[test]
 fn who_waits_is_told_while_a_master_is_dead() {
     const TIMES: u32 = 10;

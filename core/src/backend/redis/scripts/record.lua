@@ -14,9 +14,10 @@
 local OURS = 'windlass '
 -- Of a lock that was handed over, until its new holder says that it knows.
 local TAKEN_UP_WITHIN = 2000
--- How often those look that might be next and are not told, if the next one is dead; the first one, which is told; and the others. That
--- they are known to live, and keep their places for a while.
-local LOOK_SOON, SOON, LOOK_FIRST, LOOK, SLACK = 1000, 3, 2000, 5000, 3000
+-- How often those look that might be next and are not told, if the next one is dead; and the others, so that they are known to live.
+local LOOK_SOON, SOON, LOOK = 1000, 3, 5000
+-- For how long a place stays after a look: Redis may be away meanwhile, and asked again only after a pause.
+local STAYS = 8000
 -- How often one looks whether a foreign client, which tells nobody, has let go.
 local LOOK_AT_FOREIGN = 50
 
@@ -272,7 +273,7 @@ local function look_in(place)
     if foreign and place == 1 then
         return LOOK_AT_FOREIGN
     elseif place == 1 then
-        return math.min(first_end(), LOOK_FIRST)
+        return first_end()
     elseif place <= SOON then
         return LOOK_SOON
     end
