@@ -273,6 +273,7 @@ async fn others_first() {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "on the runtime of the test")]
 mod tests {
     use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
     use futures_util::{StreamExt, future::join_all};
@@ -350,7 +351,7 @@ mod tests {
             let _ = self.tell.send(Err(Error::new(ErrorKind::Unavailable, "the connection broke")));
         }
 
-        async fn is_given_up(mut self) {
+        async fn given_up(mut self) {
             self.tell.cancellation().await;
         }
     }
@@ -470,11 +471,11 @@ mod tests {
         for told in join_all([first, second, third]).await {
             assert_eq!(told.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
         }
-        later.is_given_up().await;
+        later.given_up().await;
     }
 
     #[tokio::test]
-    async fn a_request_that_hangs_is_given_up_for_the_next_but_one() {
+    async fn a_request_that_hangs_given_up_for_the_next_but_one() {
         let (backend, mut sent) = few();
         let _first = acquire(&backend, "a");
         let hangs = all_wait(&mut sent, &["a"]).await;
@@ -485,11 +486,11 @@ mod tests {
             request.answer(&[waiting()]);
             sent.next().await.unwrap();
         }
-        hangs.is_given_up().await;
+        hangs.given_up().await;
     }
 
     #[tokio::test]
-    async fn what_is_given_up_is_asked_no_more() {
+    async fn what_given_up_is_asked_no_more() {
         let (backend, mut sent) = few();
         let (first, second) = (acquire(&backend, "a"), acquire(&backend, "b"));
         let open = all_wait(&mut sent, &["a", "b"]).await;
@@ -497,8 +498,8 @@ mod tests {
         let fewer = sent.next().await.unwrap();
         assert_eq!(fewer.names(), ["b"]);
         second.abort();
-        open.is_given_up().await;
-        fewer.is_given_up().await;
+        open.given_up().await;
+        fewer.given_up().await;
     }
 
     #[tokio::test]
