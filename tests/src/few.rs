@@ -146,6 +146,7 @@ async fn whole(response: reqwest::Response) -> Result<Response> {
     Ok(Response { status, retry_after, missing, body })
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "as map_err gives it")]
 fn broken(error: reqwest::Error) -> Error {
     Error::new(ErrorKind::Unavailable, format!("the connection to the server broke: {error}"))
 }
