@@ -1,44 +1,25 @@
-//! Locks in etcd: starts it, counts what it is asked, and measures Windlass over it.
+//! etcd: starts it, and counts what it is asked.
 
 use std::{
-    cell::{Cell, RefCell},
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    rc::Rc,
     thread,
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
-use windlass::Locker;
-
 use crate::{
     Result,
-    clock::now,
-    memory::block_on,
-    server::{each, nanos, rate_of_each},
+    store::{PATIENCE, Server},
 };
-
-/// How long etcd may take to start.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One member with its defaults, and data of its own; killed and removed when dropped.
 pub(crate) struct Etcd {
     child: Child,
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
     folder: PathBuf,
-}
-
-/// What etcd has done since it began.
-#[derive(Clone, Copy)]
-pub(crate) struct Work {
-    /// Messages of gRPC, `grpc_server_msg_received_total`: a call has one, a stream one a question.
-    pub(crate) requests: f64,
-    /// Entries of the raft log, `etcd_server_proposals_committed_total`.
-    pub(crate) writes: f64,
 }
 
 impl Etcd {
@@ -70,19 +51,6 @@ impl Etcd {
         Ok(etcd)
     }
 
-    pub(crate) fn work(&self) -> Result<Work> {
-        let metrics = self.ask("/metrics")?;
-        let sum = |name: &str| {
-            let lines = metrics.lines().filter(|line| line.starts_with(name));
-            let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-            values.reduce(|sum, value| sum + value).ok_or_else(|| format!("etcd does not count {name}"))
-        };
-        Ok(Work {
-            requests: sum("grpc_server_msg_received_total{")?,
-            writes: sum("etcd_server_proposals_committed_total ")?,
-        })
-    }
-
     fn ask(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.address)?;
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
@@ -92,46 +60,27 @@ impl Etcd {
     }
 }
 
+impl Server for Etcd {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Messages of gRPC, of which a call has one and a stream one a question; entries of the raft log.
+    fn work(&self) -> Result<[f64; 2]> {
+        let metrics = self.ask("/metrics")?;
+        let sum = |name: &str| {
+            let lines = metrics.lines().filter(|line| line.starts_with(name));
+            let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            values.reduce(|sum, value| sum + value).ok_or_else(|| format!("etcd does not count {name}"))
+        };
+        Ok([sum("grpc_server_msg_received_total{")?, sum("etcd_server_proposals_committed_total ")?])
+    }
+}
+
 impl Drop for Etcd {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
         fs::remove_dir_all(&self.folder).ok();
     }
-}
-
-/// So many claims at once, each of a name of its own, all through one locker.
-pub(crate) fn pairs(address: &str, claims: usize, time: Duration) -> Result<Value> {
-    let locker = connect(address)?;
-    rate_of_each(claims, time, |number| {
-        let lock = locker.lock(format!("bench-{number}"));
-        async move || Ok(lock.clone().await?.release().await?)
-    })
-}
-
-/// All want one lock, each through a locker of its own, as of a program of its own: from just before a release until the
-/// next one, who had been waiting, knows that it is granted; after a quarter of the time to warm up.
-pub(crate) fn turns(address: &str, waiters: usize, time: Duration, hold: Duration) -> Result<Value> {
-    let (released, samples) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(Vec::new())));
-    let warm = now() + nanos(time / 4);
-    let lockers = (0..waiters).map(|_| connect(address)).collect::<Result<Vec<_>>>()?;
-    each(waiters, time, |number| {
-        let (released, samples) = (released.clone(), samples.clone());
-        let lock = lockers[number].lock("turns");
-        async move || {
-            let asked = now();
-            let held = lock.clone().await?;
-            if asked.max(warm) < released.get() {
-                samples.borrow_mut().push(now() - released.get());
-            }
-            tokio::time::sleep(hold).await;
-            released.set(now());
-            Ok(held.release().await?)
-        }
-    })?;
-    Ok(json!({ "samples_ns": samples.take() }))
-}
-
-fn connect(address: &str) -> Result<Locker> {
-    block_on(async { Ok(windlass::connect(&format!("etcd://{address}/bench")).await?) })
 }

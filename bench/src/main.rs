@@ -1,7 +1,8 @@
 //! Windlass and its peers, side by side in one run: `make bench`.
 //!
 //! Without arguments this runs every measure of every library in turn, several times round, and writes
-//! `docs/benchmarks.md`; with `etcd` only what is measured over etcd, and what the page says of it. With other arguments it
+//! `docs/benchmarks.md`; with `etcd` or `redis` only what is measured over
+//! that, and what the page says of it. With other arguments it
 //! is one of the processes that are measured; the Python and Go peers beside it take the same arguments and print the same JSON.
 
 #![allow(
@@ -14,15 +15,17 @@
 mod client;
 mod clock;
 mod etcd;
-mod etcd_suite;
 mod files;
 mod memory;
+mod redis;
 mod report;
 mod run;
 mod server;
 mod server_suite;
 mod shared;
 mod stats;
+mod store;
+mod store_suite;
 mod suite;
 
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -45,8 +48,8 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
     let result = match *arguments {
         [] => return suite::run(suite::Size::Full),
         ["--quick"] => return suite::run(suite::Size::Quick),
-        ["etcd"] => return suite::run_etcd(suite::Size::Full),
-        ["--quick", "etcd"] => return suite::run_etcd(suite::Size::Quick),
+        [store @ ("etcd" | "redis")] => return suite::run_store(store, suite::Size::Full),
+        ["--quick", store @ ("etcd" | "redis")] => return suite::run_store(store, suite::Size::Quick),
         ["serve", peer] => return server::serve(peer),
         ["server-pairs", "windlass", address, clients, seconds] => {
             server::pairs("windlass", address, clients.parse()?, duration(seconds)?)?
@@ -65,11 +68,9 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
             server::contend(address, clients.parse()?, duration(seconds)?)?
         }
         ["server-renewals", address, seconds] => server::renewals(address, duration(seconds)?)?,
-        ["etcd-pairs", address, claims, seconds] => {
-            etcd::pairs(address, claims.parse()?, duration(seconds)?)?
-        }
-        ["etcd-turns", address, waiters, seconds, hold] => {
-            etcd::turns(address, waiters.parse()?, duration(seconds)?, duration(hold)?)?
+        ["store-pairs", url, claims, seconds] => store::pairs(url, claims.parse()?, duration(seconds)?)?,
+        ["store-turns", url, waiters, seconds, hold] => {
+            store::turns(url, waiters.parse()?, duration(seconds)?, duration(hold)?)?
         }
         ["memory", peer, seconds] => memory::pairs(peer, duration(seconds)?)?,
         ["tasks", peer, seconds] => memory::turns(peer, duration(seconds)?)?,
@@ -80,7 +81,7 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
         ["contend", peer, directory, seconds, id] => {
             files::contend(peer, directory, duration(seconds)?, id.parse()?)?
         }
-        _ => return Err("usage: windlass-bench [--quick] [etcd]".into()),
+        _ => return Err("usage: windlass-bench [--quick] [etcd|redis]".into()),
     };
     println!("{result}");
     Ok(())

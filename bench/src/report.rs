@@ -159,8 +159,20 @@ pub(crate) fn etcd_versions(python: &Path) -> Vec<String> {
     let mut versions = tools(python);
     let etcd = first_line(Command::new("etcd").arg("--version"));
     versions.extend(etcd.map(|text| text.replace(" Version:", "")));
-    versions.extend(module("etcd", "etcd/client/v3").map(|version| format!("its Go client {version}")));
+    versions.extend(module("stores", "etcd/client/v3").map(|version| format!("its Go client {version}")));
     versions.extend(["tooz", "etcd3gw"].into_iter().filter_map(pinned));
+    versions
+}
+
+/// ... over Redis.
+pub(crate) fn redis_versions(python: &Path) -> Vec<String> {
+    let mut versions = tools(python);
+    let redis = first_line(Command::new("redis-server").arg("--version"));
+    versions.extend(redis.map(|text| words(&text, 3).replace(" server v=", " ")));
+    versions.extend(pinned("redis").map(|version| version.replace("redis", "redis-py")));
+    for (name, path) in [("redsync", "go-redsync/redsync/v4"), ("redislock", "bsm/redislock")] {
+        versions.extend(module("stores", path).map(|version| format!("{name} {version}")));
+    }
     versions
 }
 
@@ -177,8 +189,11 @@ fn tools(python: &Path) -> Vec<String> {
 
 /// The version of a Python library, with its name.
 fn pinned(library: &str) -> Option<String> {
-    let pins = include_str!("../requirements.txt");
-    let pin = pins.lines().find_map(|line| line.strip_prefix(library)?.strip_prefix("=="))?;
+    let pins = [include_str!("../requirements.txt"), include_str!("../../scripts/requirements.txt")];
+    let pin = pins
+        .iter()
+        .flat_map(|pins| pins.lines())
+        .find_map(|line| line.strip_prefix(library)?.strip_prefix("=="))?;
     Some(format!("{library} {}", pin.split(';').next()?))
 }
 

@@ -15,9 +15,9 @@ use serde_json::Value;
 use crate::{
     Result,
     clock::now,
-    etcd::Etcd,
     shared::{COUNTER, READY, START, Shared},
     stats::jain,
+    store,
 };
 
 /// How long processes may take to start.
@@ -39,24 +39,23 @@ pub(crate) struct Drivers {
     peer_py: PathBuf,
     lockgate: PathBuf,
     lockgate_http: PathBuf,
-    etcd: PathBuf,
+    stores: PathBuf,
 }
 
-/// A library that takes locks in etcd.
+/// A library that takes locks in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EtcdPeer {
+pub(crate) enum StorePeer {
     /// Windlass.
     Rust,
     Python(&'static str),
     Go(&'static str),
 }
 
-/// Pairs in etcd, and what etcd had to do for each.
+/// Pairs in a store, and what it had to do for each.
 #[derive(Clone, Copy)]
-pub(crate) struct EtcdPairs {
+pub(crate) struct StorePairs {
     pub(crate) pairs_per_s: f64,
-    pub(crate) requests: f64,
-    pub(crate) writes: f64,
+    pub(crate) work: [f64; 2],
 }
 
 /// A server that is measured; killed when dropped.
@@ -97,7 +96,7 @@ impl Drivers {
             peer_py: Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/python/peer.py"),
             lockgate: variable("WINDLASS_BENCH_LOCKGATE")?,
             lockgate_http: variable("WINDLASS_BENCH_LOCKGATE_HTTP")?,
-            etcd: variable("WINDLASS_BENCH_ETCD")?,
+            stores: variable("WINDLASS_BENCH_STORES")?,
         })
     }
 
@@ -280,50 +279,59 @@ impl Drivers {
 }
 
 impl Drivers {
-    /// Claims of one process that each take a lock of their own in etcd.
-    pub(crate) fn etcd_pairs(
+    /// Claims of one process that each take a lock of their own in a store.
+    pub(crate) fn store_pairs(
         &self,
-        peer: EtcdPeer,
-        at: &Etcd,
+        peer: StorePeer,
+        scheme: &str,
+        at: &dyn store::Server,
         claims: usize,
         seconds: f64,
-    ) -> Result<EtcdPairs> {
+    ) -> Result<StorePairs> {
         let before = at.work()?;
-        let result = self.in_etcd(peer, "pairs", at, &[claims as f64, seconds])?;
+        let result = self.in_store(peer, "pairs", scheme, at, &[claims as f64, seconds])?;
         let (after, pairs) = (at.work()?, number(&result, "pairs")?);
-        Ok(EtcdPairs {
-            pairs_per_s: rate(&result)?,
-            requests: (after.requests - before.requests) / pairs,
-            writes: (after.writes - before.writes) / pairs,
-        })
+        let work = [0, 1].map(|each: usize| (after[each] - before[each]) / pairs);
+        Ok(StorePairs { pairs_per_s: rate(&result)?, work })
     }
 
-    /// Claims of one process that want one lock in etcd: hand-overs in seconds.
-    pub(crate) fn etcd_turns(
+    /// Claims of one process that want one lock in a store: hand-overs in seconds.
+    pub(crate) fn store_turns(
         &self,
-        peer: EtcdPeer,
-        at: &Etcd,
+        peer: StorePeer,
+        scheme: &str,
+        at: &dyn store::Server,
         waiters: usize,
-        seconds: f64,
-        hold: f64,
+        [seconds, hold]: [f64; 2],
     ) -> Result<Vec<f64>> {
-        samples(&[self.in_etcd(peer, "turns", at, &[waiters as f64, seconds, hold])?])
+        samples(&[self.in_store(peer, "turns", scheme, at, &[waiters as f64, seconds, hold])?])
     }
 
-    fn in_etcd(&self, peer: EtcdPeer, measure: &str, at: &Etcd, arguments: &[f64]) -> Result<Value> {
+    fn in_store(
+        &self,
+        peer: StorePeer,
+        measure: &str,
+        scheme: &str,
+        at: &dyn store::Server,
+        arguments: &[f64],
+    ) -> Result<Value> {
+        let address = at.address();
         let mut command = match peer {
-            EtcdPeer::Rust => Command::new(&self.rust),
-            EtcdPeer::Python(_) => Command::new(&self.python),
-            EtcdPeer::Go(_) => Command::new(&self.etcd),
+            StorePeer::Rust => Command::new(&self.rust),
+            StorePeer::Python(_) => Command::new(&self.python),
+            StorePeer::Go(_) => Command::new(&self.stores),
         };
         match peer {
-            EtcdPeer::Rust => command.arg(format!("etcd-{measure}")),
-            EtcdPeer::Python(name) => {
-                command.arg(self.peer_py.with_file_name("etcd.py")).args([measure, name])
-            }
-            EtcdPeer::Go(name) => command.args([measure, name]),
+            StorePeer::Rust => command.arg(format!("store-{measure}")).arg(format!("{scheme}://{address}")),
+            StorePeer::Python(name) => command.arg(self.peer_py.with_file_name("stores.py")).args([
+                measure,
+                name,
+                scheme,
+                &address.to_string(),
+            ]),
+            StorePeer::Go(name) => command.args([measure, name, &address.to_string()]),
         };
-        one(command.arg(at.address.to_string()).args(arguments.iter().map(f64::to_string)))
+        one(command.args(arguments.iter().map(f64::to_string)))
     }
 }
 

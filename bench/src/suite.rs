@@ -7,11 +7,12 @@ use std::{
 };
 
 use crate::{
-    Result, etcd_suite,
+    Result,
     report::{self, count, ratio, time},
     run::{Drivers, Peer},
     server_suite,
     stats::{least, median, most, quantile},
+    store_suite::{Measured, Store},
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,13 +97,15 @@ pub(crate) fn run(size: Size) -> Result<()> {
         Size::Quick => (1, [0.2, 0.3, 5.0, 1.0]),
     };
     let servers = server_suite::measure(&drivers, times, seconds)?;
-    let etcd = etcd_suite::measure(&drivers, etcd_sizes(size))?;
+    let stores = Store::ALL.map(|store| store.measure(&drivers, store_sizes(size)));
+    let stores = stores.into_iter().collect::<Result<Vec<_>>>()?;
 
     let pairs_rows = |labels: &[&'static str], values: &[Vec<f64>]| -> Vec<(&'static str, Vec<f64>)> {
         labels.iter().copied().zip(values.iter().cloned()).collect()
     };
     let mut text = head(&drivers, start);
-    let others = [servers.goals(), etcd.goals()].concat();
+    let of_stores = stores.iter().flat_map(Measured::goals);
+    let others = servers.goals().into_iter().chain(of_stores).collect();
     text += &goals(&memory, &tasks, &files, &python, &handed, others);
     text += &report::rates(
         "In memory: acquire and release, nobody else",
@@ -158,20 +161,21 @@ pub(crate) fn run(size: Size) -> Result<()> {
         &rows,
     );
     text += &servers.text();
-    text += &etcd.text();
+    stores.iter().for_each(|store| text += &store.text());
     println!("\n{text}");
     if size == Size::Full { write(&text) } else { Ok(()) }
 }
 
-/// What is over etcd alone, and what the page says of it.
-pub(crate) fn run_etcd(size: Size) -> Result<()> {
-    let etcd = etcd_suite::measure(&Drivers::find()?, etcd_sizes(size))?;
-    let text = report::renewed(&fs::read_to_string(page())?, "etcd", &etcd.goals(), &etcd.text());
+/// What is in the store of this scheme alone, and what the page says of it.
+pub(crate) fn run_store(scheme: &str, size: Size) -> Result<()> {
+    let store = Store::ALL.into_iter().find(|store| store.scheme == scheme).ok_or("no such store")?;
+    let measured = store.measure(&Drivers::find()?, store_sizes(size))?;
+    let text = report::renewed(&fs::read_to_string(page())?, store.name, &measured.goals(), &measured.text());
     println!("\n{text}");
     if size == Size::Full { write(&text) } else { Ok(()) }
 }
 
-fn etcd_sizes(size: Size) -> [(usize, f64); 3] {
+fn store_sizes(size: Size) -> [(usize, f64); 3] {
     match size {
         Size::Full => [(5, 1.0), (3, 4.0), (1, 20.0)],
         Size::Quick => [(1, 0.2), (1, 1.0), (1, 3.0)],

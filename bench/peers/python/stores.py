@@ -1,7 +1,7 @@
-"""Measures one Python lock library over etcd, for the Rust bench beside it.
+"""Measures one Python lock library over a store, for the Rust bench beside it.
 
-etcd.py pairs PEER ADDRESS CLAIMS SECONDS
-etcd.py turns PEER ADDRESS WAITERS SECONDS HOLD
+stores.py pairs PEER SCHEME ADDRESS CLAIMS SECONDS
+stores.py turns PEER SCHEME ADDRESS WAITERS SECONDS HOLD
 
 Prints one line of JSON.
 """
@@ -21,24 +21,31 @@ now = time.monotonic_ns
 Named = Callable[[str], Any]
 
 
-def windlass(address: str) -> Named:
+def windlass(url: str) -> Named:
     import windlass
 
-    return windlass.connect(f"etcd://{address}/bench").lock
+    return windlass.connect(url).lock
 
 
-def tooz(address: str) -> Named:
+def tooz(url: str) -> Named:
     from tooz import coordination
 
-    coordinator = coordination.get_coordinator(f"etcd3+http://{address}", b"bench")
+    coordinator = coordination.get_coordinator(url.replace("etcd:", "etcd3+http:"), b"bench")
     coordinator.start()
     return lambda name: coordinator.get_lock(name.encode())
 
 
-PEERS: dict[str, Callable[[str], Named]] = {"windlass": windlass, "tooz": tooz}
+def redis_py(url: str) -> Named:
+    import redis
+
+    client = redis.Redis.from_url(url)
+    return lambda name: client.lock(name, timeout=10)
+
+
+PEERS: dict[str, Callable[[str], Named]] = {"windlass": windlass, "tooz": tooz, "redis-py": redis_py}
 
 # How often it looks, in seconds: it is released at any point of that.
-POLLS = {"tooz": 1.0}
+POLLS = {"tooz": 1.0, "redis-py": 0.1}
 
 
 def pairs(lock: Named, claims: int, seconds: float) -> dict[str, Any]:
@@ -101,12 +108,12 @@ def each(clients: int, seconds: float, work: Callable[[int], None]) -> None:
 
 
 def main() -> None:
-    measure, peer, address, clients, seconds, *rest = sys.argv[1:]
-    connect = PEERS[peer]
+    measure, peer, scheme, address, clients, seconds, *rest = sys.argv[1:]
+    connect, url = PEERS[peer], f"{scheme}://{address}"
     if measure == "pairs":
-        result = pairs(connect(address), int(clients), float(seconds))
+        result = pairs(connect(url), int(clients), float(seconds))
     elif measure == "turns":
-        locks = [connect(address)("turns") for _ in range(int(clients))]
+        locks = [connect(url)("turns") for _ in range(int(clients))]
         result = turns(locks, float(seconds), float(rest[0]), POLLS.get(peer, 0))
     else:
         sys.exit(f"unknown measure {measure}")

@@ -1,33 +1,44 @@
-// Measures two ways to take Go's concurrency.Mutex in etcd:
+// Measures Go libraries that take locks in etcd and in Redis:
 //
-//	etcd pairs mutex|elock ADDRESS CLAIMS SECONDS           locks of their own names
-//	etcd turns mutex|elock ADDRESS WAITERS SECONDS HOLD     hand-overs among clients that all want one lock
+//	stores pairs PEER ADDRESS CLAIMS SECONDS           locks of their own names
+//	stores turns PEER ADDRESS WAITERS SECONDS HOLD     hand-overs among clients that all want one lock
 //
-// `mutex` has one session for all, `elock` a session for each lock and each time, as elock has it: Grant, KeepAlive, Txn,
-// Delete, Revoke. Prints one line of JSON.
+// Of Go's concurrency.Mutex in etcd, `mutex` has one session for all, `elock` a session for each lock and each time, as elock has
+// it: Grant, KeepAlive, Txn, Delete, Revoke. In Redis, `redsync` and `redislock`. Prints one line of JSON.
 package main
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/bsm/redislock"
+	"github.com/go-redsync/redsync/v4"
+	"github.com/go-redsync/redsync/v4/redis/goredis/v9"
+	"github.com/redis/go-redis/v9"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 )
 
 var background = context.Background()
 
+// How long the TTL of a lock in Redis is.
+const ttl = 10 * time.Second
+
+// How often those look again that are not told: a lock is released at any point of that.
+var polls = map[string]time.Duration{"redsync": 250 * time.Millisecond, "redislock": 100 * time.Millisecond}
+
 // acquire takes a lock and gives what releases it.
 type acquire func(key string) (release func())
 
 func main() {
 	if len(os.Args) < 6 {
-		fmt.Fprintln(os.Stderr, "usage: etcd pairs|turns mutex|elock ADDRESS NUMBER SECONDS [HOLD]")
+		fmt.Fprintln(os.Stderr, "usage: stores pairs|turns PEER ADDRESS NUMBER SECONDS [HOLD]")
 		os.Exit(2)
 	}
 	peer, address, clients := os.Args[2], os.Args[3], int(number(4))
@@ -41,7 +52,7 @@ func main() {
 		for client := range acquires {
 			acquires[client] = connect(peer, address)
 		}
-		result = turns(acquires, seconds, duration(6))
+		result = turns(acquires, seconds, duration(6), polls[peer])
 	default:
 		check(fmt.Errorf("unknown measure %q", os.Args[1]))
 	}
@@ -49,6 +60,29 @@ func main() {
 }
 
 func connect(peer, address string) acquire {
+	switch peer {
+	case "redsync":
+		pool := redsync.New(goredis.NewPool(redis.NewClient(&redis.Options{Addr: address})))
+		return func(key string) func() {
+			mutex := pool.NewMutex(key, redsync.WithExpiry(ttl), redsync.WithTries(1_000_000))
+			check(mutex.LockContext(background))
+			return func() {
+				_, err := mutex.UnlockContext(background)
+				check(err)
+			}
+		}
+	case "redislock":
+		locker := redislock.New(redis.NewClient(&redis.Options{Addr: address}))
+		retry := redislock.Options{RetryStrategy: redislock.LinearBackoff(polls[peer])}
+		return func(key string) func() {
+			// Without a deadline, it waits no longer than the TTL.
+			within, cancel := context.WithTimeout(background, time.Hour)
+			defer cancel()
+			lock, err := locker.Obtain(within, key, ttl, &retry)
+			check(err)
+			return func() { check(lock.Release(background)) }
+		}
+	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{address}})
 	check(err)
 	switch peer {
@@ -100,7 +134,7 @@ func pairs(acquire acquire, claims int, seconds time.Duration) map[string]any {
 }
 
 // turns is of those who had been waiting; after a quarter of the time to warm up.
-func turns(acquires []acquire, seconds, hold time.Duration) map[string]any {
+func turns(acquires []acquire, seconds, hold, polls time.Duration) map[string]any {
 	warm := time.Now().Add(seconds / 4)
 	// Both belong to whoever holds the lock.
 	released, samples := time.Time{}, []int64{}
@@ -110,7 +144,7 @@ func turns(acquires []acquire, seconds, hold time.Duration) map[string]any {
 		if asked.Before(released) && warm.Before(released) {
 			samples = append(samples, time.Since(released).Nanoseconds())
 		}
-		time.Sleep(hold)
+		time.Sleep(hold + time.Duration(rand.Float64()*float64(polls)))
 		released = time.Now()
 		release()
 	})
@@ -145,7 +179,7 @@ func number(argument int) float64 {
 
 func check(err error) {
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "etcd:", err)
+		fmt.Fprintln(os.Stderr, "stores:", err)
 		os.Exit(1)
 	}
 }
