@@ -6,8 +6,8 @@
 //! - **A release** hands the lock to the next in line in the same step, and tells only it ([`hub`]). The new holder has two seconds
 //!   to say that it knows (R16): that renews its lease, whose term counts from that request (R1).
 //! - **Time** is Redis's. A holder that is gone loses the lock by its TTL, a waiter its place some seconds after its last
-//!   look. Nothing happens in Redis when that time comes: the next in line looks then. What a clock does that is
-//!   set, Redis does; see the docs.
+//!   look, so that a Redis that is away for a moment costs nobody a place. Nothing happens in Redis when that time comes: the next
+//!   in line looks then. What a clock does that is set, Redis does; see the docs.
 //! - **A request comes twice, or its answer is lost**: the claim id says that it is the same (R11). What calls off one that
 //!   is under way waits for its answer; where there is none, it is kept out for as long as it may come late (R12).
 //! - **A token** is greater than the last one and than Redis's clock in microseconds, and than those that this client has seen: so
@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use event_listener::EventListener;
 use futures_util::{
     StreamExt,
-    future::{self, BoxFuture, join_all},
+    future::{self, BoxFuture, Either, join_all},
     stream::BoxStream,
 };
 
@@ -48,6 +48,11 @@ use redlock::Redlock;
 use reply::{Granted, Reply, holders, mode_words, waiters};
 use scripts::{ACQUIRE, CHANGE, FORCE, INSPECT, LOOK, RELEASE, RENEW};
 
+/// For how long a place stays after a look, as `record.lua` has it.
+const STAYS: Duration = Duration::from_secs(8);
+/// The longest pause of one whose place that is, before it looks again where Redis did not answer: shorter than the time in which a
+/// grant has to be taken up.
+const AGAIN: Duration = Duration::from_secs(1);
 /// For how long requests that were called off are kept out.
 const LATE: Duration = Duration::from_secs(20);
 /// Which part of its TTL a claim gives its server to answer a renewal: less than the keeper gives it.
@@ -83,7 +88,7 @@ impl RedisBackend {
             Entry::Try => "try",
             Entry::Steal => "steal",
         };
-        let mut told = None;
+        let (mut told, mut looked, mut rung) = (None, None, false);
         loop {
             let rings = bell.listen();
             let sent = self.link.rt.now();
@@ -92,9 +97,23 @@ impl RedisBackend {
             args.extend([entry.to_owned(), millis(ask.ttl).to_string(), owner.clone()]);
             args.extend([self.link.inbox.clone(), millis(ask.keep).to_string(), self.floor()]);
             // Who waits is to be let in also where memory runs out meanwhile.
-            let code = if told.is_none() { &ACQUIRE } else { &LOOK };
-            match self.link.run_for(claim.id, self.link.call(code, &claim.name, args)).await? {
+            let code = if looked.is_none() { &ACQUIRE } else { &LOOK };
+            let reply = match self.link.run_for(claim.id, self.link.call(code, &claim.name, args)).await {
+                Err(error)
+                    if error.kind() == ErrorKind::Unavailable
+                        && looked.is_some_and(|looked| sent.since(looked) < STAYS) =>
+                {
+                    let random = self.link.rt.random() as f64 / u128::MAX as f64;
+                    rung = self.sleep(rings, AGAIN.mul_f64(random)).await;
+                    continue;
+                }
+                reply => reply?,
+            };
+            match reply {
                 Reply::Granted(granted) => {
+                    if looked.is_some() && !rung {
+                        self.link.hear_anew();
+                    }
                     self.replicated(&claim).await?;
                     return Ok(Some(self.hold(&claim, &granted, sent)));
                 }
@@ -104,15 +123,17 @@ impl RedisBackend {
                         told = Some(why.place);
                         waiting(why);
                     }
-                    self.sleep(rings, look_in).await;
+                    looked = Some(sent);
+                    rung = self.sleep(rings, look_in).await;
                 }
                 Reply::Over | Reply::Gone(_) | Reply::Refused(_) => return Err(gone(&claim.name)),
             }
         }
     }
 
-    async fn sleep(&self, rings: EventListener, look_in: Duration) {
-        future::select(rings, self.link.rt.sleep(look_in)).await;
+    /// Whether it rang.
+    async fn sleep(&self, rings: EventListener, look_in: Duration) -> bool {
+        matches!(future::select(rings, self.link.rt.sleep(look_in)).await, Either::Left(_))
     }
 
     fn hold(&self, claim: &Claim, granted: &Granted, sent: crate::time::Moment) -> Grant {
@@ -201,7 +222,9 @@ impl RedisBackend {
             let args = vec![hex(claim.id), to_word, self.link.inbox.clone(), self.floor()];
             match self.link.run(self.link.call(&CHANGE, &claim.name, args)).await? {
                 Reply::Granted(granted) => return Ok(self.hold(claim, &granted, sent)),
-                Reply::Waiting { look_in, .. } => self.sleep(rings, look_in).await,
+                Reply::Waiting { look_in, .. } => {
+                    self.sleep(rings, look_in).await;
+                }
                 Reply::Refused(from) => {
                     let message = format!("a claim that is {from} cannot become {to}");
                     return Err(Error::new(ErrorKind::InvalidInput, message).with_lock(&claim.name));

@@ -134,7 +134,8 @@ fn who_waits_is_told_while_a_master_is_dead() {
                 block_on(next.release()).unwrap();
             });
         }
-        assert!(waited < TIMES * TTL / 4, "{TIMES} times in {waited:?}");
+        // Once may be missed, while the cluster mends itself.
+        assert!(waited < TIMES * TTL / 2, "{TIMES} times in {waited:?}");
     }
     nothing_is_left_of(&cluster, &prefix);
 }

@@ -313,6 +313,8 @@ impl Link {
             None => return Err(Trouble::silent().error),
         };
         *current = Some((turn, connection.clone()));
+        // Who waits may have missed its turn meanwhile, and be in a pause.
+        self.hub.broken();
         Ok((turn, connection))
     }
 
@@ -335,7 +337,6 @@ impl Link {
     async fn revive(self: Arc<Self>) {
         while self.hub.is_watched() {
             if self.connect().await.is_ok() {
-                self.hub.broken();
                 return;
             }
             self.rt.sleep(REVIVE).await;
@@ -372,6 +373,13 @@ impl Link {
             subscribe(connection, self.keys.changes()).await?;
         }
         Ok(())
+    }
+
+    /// Somebody was not told that its turn had come: the message was lost, or nothing is heard in a cluster that has mended itself.
+    pub(super) fn hear_anew(self: &Arc<Self>) {
+        if self.is_cluster() {
+            self.rt.spawn(Self::hear_again(Arc::downgrade(self)).boxed());
+        }
     }
 
     /// A cluster mends its connections by itself; but as long as the one on which we heard is away, another one has to do.
@@ -415,7 +423,7 @@ impl Link {
                 }
                 (PushKind::Disconnection, _) if link.is_cluster() => {
                     link.hub.broken();
-                    link.rt.spawn(Self::hear_again(Arc::downgrade(&link)).boxed());
+                    link.hear_anew();
                 }
                 // What was said before is lost.
                 (PushKind::Subscribe, _) if link.is_cluster() => link.hub.broken(),
