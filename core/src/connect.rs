@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-#[cfg(all(feature = "redis", not(target_family = "wasm")))]
-use crate::backend::redis;
 use crate::{
     backend::Backend,
     error::{Error, ErrorKind, Result},
@@ -226,7 +224,8 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
             Ok(Box::new(move || Ok(Arc::new(EtcdBackend::new(there.clone(), raw_names, rt.clone())?))))
         }
         #[cfg(all(feature = "redis", not(target_family = "wasm")))]
-        scheme if redis::address::is_scheme(scheme) => {
+        scheme if crate::backend::redis::address::is_scheme(scheme) => {
+            use crate::backend::redis::{self, address::Settings};
             let mut address = address;
             let secure = address.scheme.starts_with("rediss");
             let tls = address.tls_files(secure, "rediss")?;
@@ -235,7 +234,7 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
             let db = address.number("db")?;
             let known = ["ca", "cert", "key", "tls", "db", "prefix", "namespace", "min_replicas"];
             address.no_more_options(&known)?;
-            let settings = redis::address::Settings { tls, prefix, namespace, db, min_replicas };
+            let settings = Settings { tls, prefix, namespace, db, min_replicas };
             let password = from_environment("WINDLASS_PASSWORD")?;
             let there = redis::address::Address::parse(
                 &address.scheme,
