@@ -83,7 +83,7 @@ macro_rules! conformance {
         $crate::conformance_side_by_side! { $start
             keeping: a_kept_place_waits_for_its_ticket, a_turn_waits_for_its_ticket, a_turn_that_nobody_takes_is_the_next_ones,
                 a_place_that_is_gone_is_another, a_kept_place_is_released, a_detached_claim_is_released,
-                what_keeps_no_place_is_refused
+                what_keeps_no_place_is_refused;
         }
     };
 }
@@ -107,7 +107,7 @@ macro_rules! conformance_list {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_side_by_side {
-    ($start:ident $module:ident: $($test:ident),*) => {
+    ($start:ident $module:ident: $($test:ident),*;) => {
         mod $module {
             #[test]
             fn side_by_side() {

@@ -48,7 +48,7 @@ use redlock::Redlock;
 use reply::{Granted, Reply, holders, mode_words, waiters};
 use scripts::{ACQUIRE, CHANGE, FORCE, INSPECT, LOOK, RELEASE, RENEW};
 
-/// For how long a place stays after a look, as `record.lua` has it.
+/// For how long a place stays after a look at the most, as `record.lua` has it.
 const STAYS: Duration = Duration::from_secs(8);
 /// The longest pause of one whose place that is, before it looks again where Redis did not answer: shorter than the time in which a
 /// grant has to be taken up.
@@ -101,7 +101,7 @@ impl RedisBackend {
             let reply = match self.link.run_for(claim.id, self.link.call(code, &claim.name, args)).await {
                 Err(error)
                     if error.kind() == ErrorKind::Unavailable
-                        && looked.is_some_and(|looked| sent.since(looked) < STAYS) =>
+                        && looked.is_some_and(|looked| sent.since(looked) < STAYS.min(ask.ttl)) =>
                 {
                     let random = self.link.rt.random() as f64 / u128::MAX as f64;
                     rung = self.sleep(rings, AGAIN.mul_f64(random)).await;

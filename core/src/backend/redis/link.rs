@@ -28,7 +28,7 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::{
-    address::{Address, Place, SENTINEL_PORT},
+    address::{Address, Place, SENTINEL_PORT, split},
     hub::Hub,
     keys::Keys,
     scripts::Code,
@@ -591,16 +591,4 @@ async fn at<T: FromRedisValue>(
         (Connection::Cluster(mut connection), None) => cmd.query_async(connection.as_mut()).await,
         (Connection::One(mut connection), _) => cmd.query_async(&mut connection).await,
     }
-}
-
-/// A host and its port; the address has seen to it that there is one.
-fn split(host: &str) -> Result<(String, u16), Trouble> {
-    let wrong = || Trouble {
-        error: Error::new(ErrorKind::InvalidInput, format!("\"{host}\" has no port: write HOST:PORT")),
-        leave: false,
-        again: false,
-    };
-    let (name, port) = host.rsplit_once(':').ok_or_else(wrong)?;
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    Ok((name.to_owned(), port.parse().map_err(|_| wrong())?))
 }

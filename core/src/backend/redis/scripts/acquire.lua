@@ -82,7 +82,7 @@ end
 local place = redis.call('ZRANK', KEYS[2], party.id) + 1 + (lock.upgrading and 1 or 0)
 local look = look_in(place)
 waits.inbox, waits.keep = party.inbox, party.keep
-waits.alive = now + math.max(STAYS, waits.keep)
+waits.alive = now + math.max(math.min(waits.ttl, STAYS), look + SLACK, waits.keep)
 redis.call('HSET', KEYS[3], party.id, cjson.encode(waits))
 for _, key in ipairs({ KEYS[2], KEYS[3] }) do
     live(key, waits.alive - now)

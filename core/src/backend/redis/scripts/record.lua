@@ -16,8 +16,9 @@ local OURS = 'windlass '
 local TAKEN_UP_WITHIN = 2000
 -- How often those look that might be next and are not told, if the next one is dead; and the others, so that they are known to live.
 local LOOK_SOON, SOON, LOOK = 1000, 3, 5000
--- For how long a place stays after a look: Redis may be away meanwhile, and asked again only after a pause.
-local STAYS = 8000
+-- For how long a place stays after a look: for the claim's TTL, but no longer than this, since Redis may be away meanwhile, and asked
+-- again only after a pause; and for a while after the next look is due.
+local STAYS, SLACK = 8000, 3000
 -- How often one looks whether a foreign client, which tells nobody, has let go.
 local LOOK_AT_FOREIGN = 50
 
