@@ -59,20 +59,15 @@ impl Refusal {
         let refusal = Self::from(Error::new(ErrorKind::Denied, message)).with_status(401, "Unauthorized");
         Self { challenge: Some(challenge), ..refusal }
     }
-
-    /// What is told of it.
-    pub(crate) fn problem(&self) -> Problem {
-        let mut problem = Problem::of(&self.error);
-        if let Some((status, title)) = self.status {
-            (problem.status, problem.title) = (status, title.to_owned());
-        }
-        problem
-    }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = refuse(&self.problem());
+        let mut problem = Problem::of(&self.error);
+        if let Some((status, title)) = self.status {
+            (problem.status, problem.title) = (status, title.to_owned());
+        }
+        let mut response = refuse(&problem);
         let challenge = self.challenge.and_then(|challenge| HeaderValue::try_from(challenge).ok());
         if let Some(challenge) = challenge {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -90,7 +85,7 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
         // Whole seconds, rounded up: our own clients read the exact time in the body.
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.div_ceil(1000)));
     }
-    response.extensions_mut().insert(vec![Refused::of(problem)]);
+    response.extensions_mut().insert(Refused { status: problem.status, kind: problem.kind.clone() });
     response
 }
 

@@ -13,5 +13,4 @@ mod places;
 mod sites;
 mod slow;
 mod tls;
-mod together;
 mod wire;

@@ -10,11 +10,7 @@ use futures_util::{
 use serde::Serialize;
 
 use super::*;
-use crate::{
-    ask::Entry,
-    rt::Native,
-    transport::{Request, Response},
-};
+use crate::{ask::Entry, rt::Native, transport::Response};
 
 /// Requests, each with what answers it.
 #[derive(Debug, Default)]
