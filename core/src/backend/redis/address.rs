@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
+use super::trouble::Trouble;
 use crate::{
     authority::{Authority, TlsFiles, credentials},
     error::{Error, ErrorKind, Result},
