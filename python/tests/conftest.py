@@ -36,27 +36,13 @@ def etcd(tmp_path_factory):
     etcd.kill()
 
 
-@pytest.fixture(scope="session")
-def redis(tmp_path_factory):
-    """The socket of a Redis that no test harms."""
-    folder = tmp_path_factory.mktemp("redis")
-    socket = folder / "socket"
-    command = ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        until(lambda: subprocess.run(["redis-cli", "-s", socket, "ping"], capture_output=True).returncode == 0)
-        yield socket
-        process.kill()
-
-
-@pytest.fixture(params=["memory", "file", "http", "etcd", "redis"])
+@pytest.fixture(params=["memory", "file", "http", "etcd"])
 def url(request, tmp_path):
-    """Locks of this test alone: in memory, in files, in a server, in etcd, in Redis."""
+    """Locks of this test alone: in memory, in files, in a server, in etcd."""
     if request.param == "http":
         return f"{request.getfixturevalue('server')}/{uuid.uuid4()}"
     if request.param == "etcd":
         return request.getfixturevalue("etcd").url(f"test-{uuid.uuid4()}")
-    if request.param == "redis":
-        return f"redis+unix://{request.getfixturevalue('redis')}?namespace={uuid.uuid4()}"
     return f"memory:{tmp_path}" if request.param == "memory" else f"file://{tmp_path}"
 
 
