@@ -167,13 +167,7 @@ impl Space {
             if let Some(seconds) = u64::try_from(ttl?.granted_ttl()).ok().filter(|seconds| *seconds > 0) {
                 let lease = self.fresh_lease(Duration::from_secs(seconds)).await?;
                 if self.move_here(&claim, &member, &lease).await? {
-                    let now = self.rt.now();
-                    let grant = self.session.change(claim.id, |known| {
-                        known.held = Some(now);
-                        known.grant()
-                    });
-                    self.session.begun.notify(usize::MAX);
-                    return Ok(grant);
+                    return Ok(self.holds(&claim));
                 }
             }
             match self.some(&[self.keys.of(&claim)]).await?.pop().flatten() {

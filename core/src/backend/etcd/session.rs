@@ -247,6 +247,17 @@ impl Space {
         kept
     }
 
+    /// A claim begins to be held here; `None`: it was released meanwhile.
+    pub(super) fn holds(&self, claim: &Claim) -> Option<Grant> {
+        let now = self.rt.now();
+        let grant = self.session.change(claim.id, |known| {
+            known.held = Some(now);
+            known.grant()
+        });
+        self.session.begun.notify(usize::MAX);
+        grant
+    }
+
     /// A claim begins to hang on a lease, or goes over to it.
     pub(super) fn enroll(self: &Arc<Self>, claim: &Claim, mode: Mode, lease: &Arc<Lease>) {
         lease.state().claims += 1;

@@ -199,16 +199,7 @@ impl Space {
         loop {
             let (obstacle, why) = match standing {
                 None => return Err(gone()),
-                Some(Standing::Holds) => {
-                    let now = self.rt.now();
-                    let grant = self.session.change(claim.id, |known| {
-                        known.held = Some(now);
-                        known.grant()
-                    });
-                    self.session.begun.notify(usize::MAX);
-                    // Released meanwhile, it is not granted any more.
-                    return grant.ok_or_else(gone);
-                }
+                Some(Standing::Holds) => return self.holds(claim).ok_or_else(gone),
                 Some(Standing::Behind { obstacle, waiting }) => (obstacle, waiting),
             };
             if told.as_ref() != Some(&why) {

@@ -190,11 +190,7 @@ fn invalid(message: &str) -> Error {
 
 /// A host and its port; the address has seen to it that there is one.
 pub(super) fn split(host: &str) -> Result<(String, u16), Trouble> {
-    let wrong = || Trouble {
-        error: Error::new(ErrorKind::InvalidInput, format!("\"{host}\" has no port: write HOST:PORT")),
-        leave: false,
-        again: false,
-    };
+    let wrong = || Trouble::new(ErrorKind::InvalidInput, format!("\"{host}\" has no port: write HOST:PORT"));
     let (name, port) = host.rsplit_once(':').ok_or_else(wrong)?;
     let name = name.trim_start_matches('[').trim_end_matches(']');
     Ok((name.to_owned(), port.parse().map_err(|_| wrong())?))

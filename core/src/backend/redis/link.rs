@@ -172,12 +172,8 @@ impl Link {
     /// How many replicas have all that was written before, or `wanted` as soon as there are so many.
     pub(super) fn replicated(self: &Arc<Self>, wanted: u32) -> BoxFuture<'static, Result<u32>> {
         let within = u64::try_from(REPLICATED_WITHIN.as_millis()).unwrap_or(u64::MAX);
-        self.ask(move |mut connection| async move {
-            let wait = redis::cmd("WAIT").arg(wanted).arg(within).to_owned();
-            match &mut connection {
-                Connection::One(connection) => wait.query_async(connection).await,
-                Connection::Cluster(connection) => wait.query_async(connection.as_mut()).await,
-            }
+        self.ask(move |connection| {
+            at(connection, None, redis::cmd("WAIT").arg(wanted).arg(within).to_owned())
         })
     }
 
@@ -294,7 +290,7 @@ impl Link {
             return error.into();
         }
         let message = "this Redis is of a cluster: write redis+cluster://";
-        Trouble { error: Error::new(ErrorKind::InvalidInput, message), leave: false, again: false }
+        Trouble::new(ErrorKind::InvalidInput, message)
     }
 
     /// The connection in use, or a new one, and its number.
@@ -478,8 +474,7 @@ impl Link {
                 Some(Err(error)) if error.detail().is_some_and(|said| said.contains("unknown command")) => {
                     let message =
                         format!("{sentinel} is no Sentinel: theirs is port {SENTINEL_PORT} unless told");
-                    let error = Error::new(ErrorKind::InvalidInput, message);
-                    return Err(Trouble { error, leave: false, again: false });
+                    return Err(Trouble::new(ErrorKind::InvalidInput, message));
                 }
                 Some(Err(error)) => last = Some(Trouble::from(error)),
                 None => last = Some(Trouble::silent()),
@@ -489,13 +484,18 @@ impl Link {
     }
 
     fn client(&self, host: &str) -> Result<Client, Trouble> {
-        let (name, port) = split(host)?;
+        let info = self.info(self.addr(host)?)?;
         Ok(match &self.tls {
-            None => Client::open(self.info(ConnectionAddr::Tcp(name, port))?)?,
-            Some(certificates) => {
-                let addr = ConnectionAddr::TcpTls { host: name, port, insecure: false, tls_params: None };
-                Client::build_with_tls(self.info(addr)?, certificates.clone())?
-            }
+            None => Client::open(info)?,
+            Some(certificates) => Client::build_with_tls(info, certificates.clone())?,
+        })
+    }
+
+    fn addr(&self, host: &str) -> Result<ConnectionAddr, Trouble> {
+        let (host, port) = split(host)?;
+        Ok(match self.tls {
+            None => ConnectionAddr::Tcp(host, port),
+            Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
         })
     }
 
@@ -513,17 +513,8 @@ impl Link {
     }
 
     fn cluster(self: &Arc<Self>, hosts: &[String], turn: u64) -> Result<ClusterClient, Trouble> {
-        let nodes: Vec<ConnectionInfo> = hosts
-            .iter()
-            .map(|host| {
-                let (name, port) = split(host)?;
-                let addr = match self.tls {
-                    None => ConnectionAddr::Tcp(name, port),
-                    Some(_) => ConnectionAddr::TcpTls { host: name, port, insecure: false, tls_params: None },
-                };
-                Ok(self.info(addr)?)
-            })
-            .collect::<Result<_, Trouble>>()?;
+        let nodes: Vec<ConnectionInfo> =
+            hosts.iter().map(|host| Ok(self.info(self.addr(host)?)?)).collect::<Result<_, Trouble>>()?;
         let mut builder = ClusterClientBuilder::new(nodes)
             .use_protocol(ProtocolVersion::RESP3)
             .connection_timeout(PART_ANSWERS_WITHIN)

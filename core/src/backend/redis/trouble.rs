@@ -15,7 +15,7 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { error: Error::new(kind, message), leave: false, again: false }
     }
 
