@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use windlass::{Error, ErrorKind};
 use windlass_tests::{
     etcd::{Cluster, PASSWORD, PASSWORD_IN_URL, Release, Setup},
@@ -113,6 +114,23 @@ fn no_right_on_the_prefix() {
     // Nor on one that only begins alike.
     is(&guarded().url("application"), ErrorKind::Denied, "no right");
     block_on(acquire(&locker(&guarded().url("app/locks")), "lock").release()).unwrap();
+}
+
+#[test]
+fn no_right_for_many_at_once() {
+    for release in [Release::Debian, Release::Newest] {
+        let etcd = Setup::new(release).auth().start();
+        let url = etcd.url("other");
+        let others = locker(&url);
+        let asks = (0..100).map(|n| others.lock(format!("lock{}", n % 10)).try_acquire().into_future());
+        for answer in block_on(join_all(asks)) {
+            let error = answer.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        }
+        let ours = locker(&etcd.url("app"));
+        let asks = (0..100).map(|n| ours.lock(format!("lock{n}")).try_acquire().into_future());
+        assert!(block_on(join_all(asks)).into_iter().all(|answer| answer.unwrap().is_some()));
+    }
 }
 
 #[test]

@@ -86,6 +86,11 @@ impl Link {
         self.address.url()
     }
 
+    /// Whether etcd may know who asks, and ask what they may do.
+    pub(super) fn is_somebody(&self) -> bool {
+        self.address.user.is_some() || self.address.tls.as_ref().is_some_and(|files| files.cert.is_some())
+    }
+
     /// Asks in the background; whoever is no longer interested drops the answer, and the request goes on.
     pub(super) fn ask<T: Send + 'static, F>(
         self: &Arc<Self>,

@@ -6,6 +6,9 @@
 //!   follows it.
 //! - **Keys of one transaction have one create revision**, which would be one place in a line and one fencing token for
 //!   two. So of one line a transaction has one write only, but for deletions, which come in any number.
+//! - **The rights** that are asked for within a nested transaction are checked by no etcd that we know, and who has none would
+//!   be given a lock when others travel along. So where etcd knows who we are, each one has before it, where it is checked, a
+//!   look at and a deletion of a key of its line that nobody has.
 //! - **A transaction that is refused** did nothing. What travelled in it is sent anew, each alone: one that is refused for
 //!   itself must not take the others with it.
 
@@ -14,7 +17,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use etcd_client::{Compare, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use futures_channel::oneshot;
 use futures_util::FutureExt;
 
@@ -71,6 +74,11 @@ impl Order {
     /// Whether it only deletes, whatever is so.
     fn is_deletion(&self) -> bool {
         self.when.is_empty()
+    }
+
+    /// A key beside those that it is about, which is never there.
+    fn nobodys(&self) -> Vec<u8> {
+        self.lines.iter().flatten().copied().chain(*b"nobody's").collect()
     }
 
     fn txn(self) -> Txn {
@@ -157,14 +165,20 @@ impl Post {
     }
 
     async fn deliver(&self, orders: &[Order]) -> Result<Vec<Done>, Trouble> {
+        let guarded = self.link.is_somebody();
         let txn = match orders {
             [alone] => alone.clone().txn(),
             several => {
+                let nested = several.iter().filter(|order| guarded && !order.is_deletion());
+                let looks = nested.map(|order| Compare::version(order.nobodys(), CompareOp::Greater, -1));
                 let ops = several.iter().flat_map(|order| match order.is_deletion() {
                     true => order.then.clone(),
-                    false => vec![TxnOp::txn(order.clone().txn())],
+                    false => {
+                        let deletion = guarded.then(|| TxnOp::delete(order.nobodys(), None));
+                        deletion.into_iter().chain([TxnOp::txn(order.clone().txn())]).collect()
+                    }
                 });
-                Txn::new().and_then(ops.collect::<Vec<_>>())
+                Txn::new().when(looks.collect::<Vec<_>>()).and_then(ops.collect::<Vec<_>>())
             }
         };
         let response = self
@@ -185,7 +199,7 @@ impl Post {
                 let answers = answers.by_ref().take(order.then.len()).collect();
                 return Done { so: true, answers, revision };
             }
-            match answers.next() {
+            match answers.nth(usize::from(guarded)) {
                 Some(TxnOpResponse::Txn(one)) => {
                     Done { so: one.succeeded(), answers: one.op_responses(), revision }
                 }
