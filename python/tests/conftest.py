@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from etcd import Etcd
+from etcd import SHELL, Etcd
 
 import windlass
 
@@ -36,13 +36,28 @@ def etcd(tmp_path_factory):
     etcd.kill()
 
 
-@pytest.fixture(params=["memory", "file", "http", "etcd"])
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory):
+    """The socket of a Redis that no test harms."""
+    folder = tmp_path_factory.mktemp("redis")
+    socket = folder / "socket"
+    command = ["redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]
+    shell = ["sh", "-c", SHELL, folder / "log", *command]
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        until(lambda: subprocess.run(["redis-cli", "-s", socket, "ping"], capture_output=True).returncode == 0)
+        yield socket
+        process.communicate("\n")
+
+
+@pytest.fixture(params=["memory", "file", "http", "etcd", "redis"])
 def url(request, tmp_path):
-    """Locks of this test alone: in memory, in files, in a server, in etcd."""
+    """Locks of this test alone: in memory, in files, in a server, in etcd, in Redis."""
     if request.param == "http":
         return f"{request.getfixturevalue('server')}/{uuid.uuid4()}"
     if request.param == "etcd":
         return request.getfixturevalue("etcd").url(f"test-{uuid.uuid4()}")
+    if request.param == "redis":
+        return f"redis+unix://{request.getfixturevalue('redis')}?namespace={uuid.uuid4()}"
     return f"memory:{tmp_path}" if request.param == "memory" else f"file://{tmp_path}"
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-# Ends etcd when its input ends, which is when the tests have ended, however they did.
+# Ends a server when its input ends, which is when the tests have ended, however they did.
 SHELL = '"$@" >"$0" 2>&1 </dev/null & pid=$!; echo $pid; read -r _; kill -9 $pid; wait'
 
 ROOT = "root:root-password"

@@ -41,14 +41,14 @@ local function steal()
     end
     local held = hold(party, party.ttl, floor)
     settle(floor)
-    return done(granted(held))
+    return done(holds(held))
 end
 
 local held = holder(party.id)
 if held then
     held.inbox = party.inbox
     extend(held, held.ttl)
-    return done(granted(held))
+    return done(holds(held))
 end
 
 local waits = waiter(party.id)
@@ -66,7 +66,7 @@ if entry == 'try' and waits then
 end
 if not waits then
     if redis.call('EXISTS', KEYS[2]) == 0 and admits(party.mode, party.limit) then
-        return done(granted(hold(party, party.ttl, floor)))
+        return done(holds(hold(party, party.ttl, floor)))
     elseif entry == 'try' then
         return done({ 'busy' })
     end

@@ -43,6 +43,6 @@ else
     save()
     return { 'refused', from }
 end
-local answer = granted(held)
+local answer = holds(held)
 save()
 return answer

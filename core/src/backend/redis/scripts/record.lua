@@ -1,17 +1,6 @@
 -- One lock: who holds it, who stands in line, and how one becomes the other; the rules are those of core/src/record.rs.
--- Stands before each of the scripts beside it.
---
--- KEYS[1]  the lock: who holds it, as long as somebody does. Lives as long as the longest lease, so that foreign clients that
---          `SET NX` the same key are kept out and the dead let them in.
--- KEYS[2]  the queue: a sorted set of claim ids by the number of their coming
--- KEYS[3]  the claims in it: a hash from claim id to JSON
--- KEYS[4]  the last fencing token
--- KEYS[5]  claims that were called off while their request was under way: a sorted set by when that may be forgotten
--- ARGV[1]  the channel for those who watch locks
---
--- What is sent to a claim's inbox is `granted ID`, `contended ID` or `lost ID REASON`.
+-- Stands before each script that needs them.
 
-local OURS = 'windlass '
 -- Of a lock that was handed over, until its new holder says that it knows.
 local TAKEN_UP_WITHIN = 2000
 -- How often those look that might be next and are not told, if the next one is dead; and the others, so that they are known to live.
@@ -22,13 +11,8 @@ local STAYS, SLACK = 8000, 3000
 -- How often one looks whether a foreign client, which tells nobody, has let go.
 local LOOK_AT_FOREIGN = 50
 
-local time = redis.call('TIME')
-local micros = time[1] * 1000000 + time[2]
+local micros = clock()
 local now = math.floor(micros / 1000)
-
-local function number(n)
-    return string.format('%.0f', n)
-end
 
 -- What we wrote; nothing for what somebody else did, however it looks.
 local function read(text)
@@ -103,15 +87,6 @@ local function tell(party, what)
     redis.call('PUBLISH', party.inbox, what)
 end
 
--- A fencing token: greater than all before, and than the time, so that a server that has lost its last ones still gives greater
--- ones.
-local function token(floor)
-    local last = tonumber(redis.call('GET', KEYS[4]) or '0')
-    local fresh = number(math.max(last + 1, micros, floor + 1))
-    redis.call('SET', KEYS[4], fresh)
-    return fresh
-end
-
 -- Sees to it that the next token is greater than this one.
 local function raise(floor)
     if tonumber(redis.call('GET', KEYS[4]) or '0') < floor then
@@ -126,18 +101,7 @@ local function extend(held, ttl)
 end
 
 local function hold(party, ttl, floor)
-    local held = {
-        id = party.id,
-        mode = party.mode,
-        limit = party.limit,
-        ttl = party.ttl,
-        inbox = party.inbox,
-        owner = party.owner,
-        token = token(floor),
-        since = now,
-        ends = now + ttl,
-        told = false,
-    }
+    local held = new_holder(party, token(floor, micros), now, ttl)
     table.insert(lock.holders, held)
     dirty, seen = true, true
     return held
@@ -176,7 +140,7 @@ end
 local function promote(held, floor)
     lock.upgrading = false
     held.mode = 'exclusive'
-    held.token = token(floor)
+    held.token = token(floor, micros)
     extend(held, held.ttl)
     seen = true
 end
@@ -237,12 +201,13 @@ local function announce(first, in_the_way)
     end
 end
 
-local function granted(held)
+-- What a holder hears of its claim.
+local function holds(held)
     local waits = contended(held)
     if held.told ~= waits then
         held.told, dirty = waits, true
     end
-    return { 'granted', held.token, held.mode, held.limit, held.ttl, waits and 1 or 0, number(held.ends) }
+    return granted(held, waits)
 end
 
 -- Holders as JSON; a foreign one is `null`. The owners come as the JSON that they were told in.
@@ -295,12 +260,12 @@ local function save()
             last = math.max(last, held.ends)
         end
         if last > 0 then
-            redis.call('SET', KEYS[1], OURS .. cjson.encode(lock), 'PX', number(math.max(last - now, 1)))
+            write(lock, math.max(last - now, 1))
         else
             redis.call('DEL', KEYS[1])
         end
     end
     if seen then
-        redis.call('PUBLISH', ARGV[1], KEYS[1])
+        announce_change()
     end
 end

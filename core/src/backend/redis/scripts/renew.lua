@@ -16,7 +16,7 @@ for at = 5, #ARGV do
         held.inbox = ARGV[2]
         held.token = ARGV[4] ~= '' and ARGV[4] or held.token
         extend(held, held.ttl)
-        table.insert(answers, granted(held))
+        table.insert(answers, holds(held))
     else
         table.insert(answers, { 'gone', number(now) })
     end

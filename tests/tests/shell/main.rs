@@ -1,35 +1,57 @@
-//! The command `windlass` over etcd, as shells start it: taking turns, seeing, dying, being stopped and cut off, and what
+//! The command `windlass` over a store, as shells start it: taking turns, seeing, dying, being stopped and cut off, and what
 //! cannot be.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 #![allow(clippy::disallowed_methods, reason = "of other processes, in real time")]
 
+mod etcd;
+mod redis;
+
 use std::{
     fs::{self, File},
     process::{Command, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use windlass_tests::{
-    etcd::{Cluster, PASSWORD, PASSWORD_IN_URL, Release, Setup},
     place::Folder,
     processes::{Program, until},
-    server_process::port_to_keep,
 };
 
 const TTL: Duration = Duration::from_secs(2);
 /// What a take-over takes beyond the TTL: etcd's own second, and a busy machine. Less than a TTL that nobody has set.
 const SLACK: Duration = Duration::from_secs(6);
 
-#[test]
-fn who_holds_and_waits_is_seen_and_freed() {
-    let here = Here::new();
+macro_rules! over_each_store {
+    ($($test:ident),* $(,)?) => {
+        mod over_etcd {
+            $(#[test]
+            fn $test() {
+                super::$test(&crate::etcd::here());
+            })*
+        }
+        mod over_redis {
+            $(#[test]
+            fn $test() {
+                super::$test(&crate::redis::here());
+            })*
+        }
+    };
+}
+
+over_each_store![
+    who_holds_and_waits_is_seen_and_freed,
+    shells_take_turns,
+    a_killed_holder_frees_the_lock_by_its_lease,
+    a_stopped_holder_is_told_when_it_goes_on,
+    a_waiter_that_is_interrupted_leaves_its_place,
+    options_mean_what_they_mean_elsewhere,
+];
+
+fn who_holds_and_waits_is_seen_and_freed(here: &Here) {
     let mut holder = here.hold("deploy", &["--owner", "ann", "--meta", "why=test"]);
     let mut watch = here.start(&["watch", "--json"]);
     let turn = ["--", "sh", "-c", "echo my turn; read line"];
@@ -73,12 +95,10 @@ fn who_holds_and_waits_is_seen_and_freed() {
     here.is_empty();
 }
 
-/// Steps of a number in a file, each read and written under the lock: those of two holders at once would be lost. One of
-/// the shells has locks by `etcdctl`.
-#[test]
-fn shells_take_turns() {
+/// Steps of a number in a file, each read and written under the lock: those of two holders at once would be lost. Where there
+/// is somebody else who locks, one of the shells has it from them.
+fn shells_take_turns(here: &Here) {
     const TURNS: usize = 15;
-    let here = Here::new();
     let path = |name| here.folder.path(name).display().to_string();
     fs::write(path("number"), "0\n").unwrap();
     let step = format!("read n <{0}; echo $((n + 1)) >{0}", path("number"));
@@ -91,21 +111,24 @@ fn shells_take_turns() {
     let mut shells: Vec<Program> = (0..3)
         .map(|_| {
             let mut shell = Command::new("sh");
-            shell.args(["-c", &windlass]).env("WINDLASS_URL", here.url()).stderr(Stdio::null());
+            shell.args(["-c", &windlass]).env("WINDLASS_URL", &here.url).stderr(Stdio::null());
             Program::spawn(&mut shell)
         })
         .collect();
-    let mut etcdctl =
-        here.etcd.etcdctl_command(&["lock", &format!("/{}/counter", here.prefix), "--", "sh", "-c"]);
-    etcdctl.arg(&step);
-    let mut foreign = Command::new("sh");
-    foreign.args(["-c", &looped("\"$@\""), "sh"]).arg(etcdctl.get_program()).args(etcdctl.get_args());
-    foreign.env("ETCDCTL_API", "3").stderr(Stdio::null());
-    shells.push(Program::spawn(&mut foreign));
+    if let Some(lock) = &here.foreign {
+        let mut foreign = Command::new("sh");
+        foreign.args(["-c", &looped("\"$@\""), "sh"]).arg(lock.get_program()).args(lock.get_args());
+        foreign.args(["sh", "-c", &step]).stderr(Stdio::null());
+        for (name, value) in lock.get_envs() {
+            foreign.env(name, value.unwrap_or_default());
+        }
+        shells.push(Program::spawn(&mut foreign));
+    }
+    let all = shells.len();
     for shell in &mut shells {
         shell.expect("done");
     }
-    assert_eq!(fs::read_to_string(path("number")).unwrap().trim(), (4 * TURNS).to_string());
+    assert_eq!(fs::read_to_string(path("number")).unwrap().trim(), (all * TURNS).to_string());
     let tokens = fs::read_to_string(path("tokens")).unwrap();
     let tokens: Vec<u64> = tokens.lines().map(|token| token.parse().unwrap()).collect();
     assert_eq!(tokens.len(), 3 * TURNS);
@@ -113,9 +136,7 @@ fn shells_take_turns() {
     here.is_empty();
 }
 
-#[test]
-fn a_killed_holder_frees_the_lock_by_its_lease() {
-    let here = Here::new();
+fn a_killed_holder_frees_the_lock_by_its_lease(here: &Here) {
     let holder = here.hold("job", &[]);
     let (token, command) = (holder.token, holder.command);
     let killed = Instant::now();
@@ -129,9 +150,7 @@ fn a_killed_holder_frees_the_lock_by_its_lease() {
     here.is_empty();
 }
 
-#[test]
-fn a_stopped_holder_is_told_when_it_goes_on() {
-    let here = Here::new();
+fn a_stopped_holder_is_told_when_it_goes_on(here: &Here) {
     let mut holder = here.hold("job", &["--json"]);
     holder.program.signal(Signal::STOP);
     let mut next = here.hold("job", &["--timeout", "30s", "--owner", "next"]);
@@ -150,42 +169,19 @@ fn a_stopped_holder_is_told_when_it_goes_on() {
     here.is_empty();
 }
 
-#[test]
-fn a_holder_whose_etcd_is_gone_is_ended() {
-    let mut etcd = Setup::new(Release::Debian).start();
-    let here = Here { etcd: &etcd, ..Here::new() };
-    let url = here.url();
-    let mut holder = here.hold("job", &["--json"]);
-    let folder = here.folder;
-    etcd.kill(0);
-    let killed = Instant::now();
-    assert_eq!(holder.program.status(), Some(79));
-    assert!(killed.elapsed() < TTL + SLACK, "after {:?}", killed.elapsed());
-    let said = fs::read_to_string(folder.path(&holder.log)).unwrap();
-    assert!(said.contains(r#""reason":"unreachable""#), "{said}");
-    assert!(is_dead(holder.command), "its command works on");
-    etcd.start_again(0);
-    let mut run = Command::new(program());
-    let run = run.args(["run", "job", "--url", &url, "--timeout", "30s", "true"]).stderr(Stdio::null());
-    assert_eq!(run.status().unwrap().code(), Some(0));
-}
-
-#[test]
-fn a_waiter_that_is_interrupted_leaves_its_place() {
-    let here = Here::new();
+fn a_waiter_that_is_interrupted_leaves_its_place(here: &Here) {
     let mut holder = here.hold("job", &[]);
+    let alone = (here.keys)();
     let mut waiter = here.start(&["run", "job", "--", "echo", "never"]);
     here.until_waiting("job", 1);
     waiter.program.signal(Signal::INT);
     assert_eq!(waiter.program.status(), None, "as other programs end");
-    assert_eq!(here.etcd.keys(&here.prefix).len(), 1);
+    assert_eq!((here.keys)(), alone);
     holder.ends_well();
     here.is_empty();
 }
 
-#[test]
-fn options_mean_what_they_mean_elsewhere() {
-    let here = Here::new();
+fn options_mean_what_they_mean_elsewhere(here: &Here) {
     let mut shared = [here.hold("report", &["--shared"]), here.hold("report", &["-s"])];
     assert_eq!(here.status(&["run", "report", "--try", "true"]), Some(1));
     shared.iter_mut().for_each(Run::ends_well);
@@ -204,29 +200,14 @@ fn options_mean_what_they_mean_elsewhere() {
     let run = [&["run", "job", "--try"][..], &waits, &["sh", "-c", "exit 4"]].concat();
     assert_eq!(here.status(&run), Some(4));
     assert!(start.elapsed() >= Duration::from_millis(100));
-
-    let (status, said) = here.run(&["run", "job", "--steal", "true"]);
-    assert_eq!(status, Some(64), "{said}");
-    assert!(said.contains("cannot do steal"), "{said}");
     here.is_empty();
 }
 
+/// A URL, the status of the command that is given it, and what that says.
+type Wrong = (String, i32, &'static str);
+
 /// Each ends at once or within the timeout, with the status of its kind, names the endpoint and no secret.
-#[test]
-fn what_cannot_be_is_said() {
-    static GUARDED: OnceLock<Cluster> = OnceLock::new();
-    let guarded = GUARDED.get_or_init(|| Setup::new(Release::Debian).auth().start());
-    let (here, guarded) = (Here::new(), guarded.address(0));
-    let nobody = format!("127.0.0.1:{}", port_to_keep());
-    let password = PASSWORD_IN_URL;
-    let cases = [
-        (format!("etcd://app:hunter2@{nobody}/app"), 69, "cannot connect"),
-        (format!("etcd://app:hunter2@{guarded}/app"), 77, "refuses the user or its password"),
-        (format!("etcd://{guarded}/app"), 77, "give a user and password"),
-        (format!("etcd://app:{password}@{guarded}/other"), 77, "no right to read"),
-        (format!("etcd://app:{password}@{}/app", here.etcd.address(0)), 77, "authentication is not enabled"),
-        (format!("etcd://app@{guarded}/app"), 64, "WINDLASS_PASSWORD"),
-    ];
+fn is_said(here: &Here, cases: &[Wrong], secrets: &[&str]) {
     let commands: [&[&str]; 5] = [
         &["run", "job", "--try", "--", "echo", "it ran"],
         &["run", "job", "--timeout", "2s", "--", "echo", "it ran"],
@@ -234,7 +215,7 @@ fn what_cannot_be_is_said() {
         &["watch"],
         &["release", "job", "--yes"],
     ];
-    for (url, status, says) in &cases {
+    for (url, status, says) in cases {
         for command in commands {
             let start = Instant::now();
             let output = here.command(command).env("WINDLASS_URL", url).output().unwrap();
@@ -244,14 +225,23 @@ fn what_cannot_be_is_said() {
             assert_eq!(output.stdout, b"", "{command:?} {says}");
             assert!(said.contains(says), "{command:?}: {said}");
             assert!(*status == 64 || said.contains("127.0.0.1:"), "names no endpoint: {said}");
-            for secret in ["hunter2", PASSWORD, PASSWORD_IN_URL] {
+            for secret in secrets {
                 assert!(!said.contains(secret), "{said}");
             }
         }
     }
-    let mut right = here.command(&["run", "job", "--timeout", "30s", "true"]);
-    right.env("WINDLASS_URL", format!("etcd://app@{guarded}/app")).env("WINDLASS_PASSWORD", PASSWORD);
-    assert_eq!(right.status().unwrap().code(), Some(0));
+}
+
+/// A holder whose store ends is told so, and its command ends; `end` ends the store.
+fn is_ended_when_the_store_is_gone(here: &Here, end: impl FnOnce()) {
+    let mut holder = here.hold("job", &["--json"]);
+    let killed = Instant::now();
+    end();
+    assert_eq!(holder.program.status(), Some(79));
+    assert!(killed.elapsed() < TTL + SLACK, "after {:?}", killed.elapsed());
+    let said = here.said(&holder);
+    assert!(said.contains(r#""reason":"unreachable""#), "{said}");
+    assert!(is_dead(holder.command), "its command works on");
 }
 
 /// `windlass`, as a process.
@@ -264,10 +254,13 @@ fn is_dead(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
 }
 
-/// A prefix of a test's own, and a folder for what its commands say.
-struct Here<'a> {
-    etcd: &'a Cluster,
-    prefix: String,
+/// Locks of a test's own, and a folder for what its commands say.
+struct Here {
+    url: String,
+    /// What the store has for them.
+    keys: Box<dyn Fn() -> Vec<String>>,
+    /// What runs the command that follows under the lock `counter`, for those who know nothing of us.
+    foreign: Option<Command>,
     folder: Folder,
 }
 
@@ -288,20 +281,14 @@ impl Run {
     }
 }
 
-impl Here<'_> {
-    fn new() -> Self {
-        static ETCD: OnceLock<Cluster> = OnceLock::new();
-        let etcd = ETCD.get_or_init(|| Setup::new(Release::Debian).start());
-        Self { etcd, prefix: format!("shell-{}", next()), folder: Folder::new() }
-    }
-
-    fn url(&self) -> String {
-        self.etcd.url(&self.prefix)
+impl Here {
+    fn new(url: String, keys: impl Fn() -> Vec<String> + 'static) -> Self {
+        Self { url, keys: Box::new(keys), foreign: None, folder: Folder::new() }
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program());
-        command.args(args).env("WINDLASS_URL", self.url()).stdin(Stdio::null());
+        command.args(args).env("WINDLASS_URL", &self.url).stdin(Stdio::null());
         command
     }
 
@@ -351,7 +338,7 @@ impl Here<'_> {
     }
 
     fn is_empty(&self) {
-        until("nothing to be left", || self.etcd.keys(&self.prefix).is_empty());
+        until("nothing to be left", || (self.keys)().is_empty());
     }
 }
 
