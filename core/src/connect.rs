@@ -297,7 +297,7 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
                     Some(token) => Arc::new(Authorized::new(Arc::new(Web), token, rt.clone())),
                     None => Arc::new(Web),
                 };
-                Ok(Arc::new(HttpBackend::new(&url, transport, rt.clone())?))
+                Ok(Arc::new(HttpBackend::new(&url, transport, rt.clone())?.with_few_connections()))
             }))
         }
         #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]

@@ -48,6 +48,13 @@ impl Json {
         if let Self::Whole(number) = self { Some(*number) } else { None }
     }
 
+    /// It as text.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = String::new();
+        self.write(&mut text);
+        text
+    }
+
     /// Writes it as text.
     pub(crate) fn write(&self, out: &mut String) {
         match self {

@@ -59,15 +59,20 @@ impl Refusal {
         let refusal = Self::from(Error::new(ErrorKind::Denied, message)).with_status(401, "Unauthorized");
         Self { challenge: Some(challenge), ..refusal }
     }
-}
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
+    /// What is told of it.
+    pub(crate) fn problem(&self) -> Problem {
         let mut problem = Problem::of(&self.error);
         if let Some((status, title)) = self.status {
             (problem.status, problem.title) = (status, title.to_owned());
         }
-        let mut response = refuse(&problem);
+        problem
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = refuse(&self.problem());
         let challenge = self.challenge.and_then(|challenge| HeaderValue::try_from(challenge).ok());
         if let Some(challenge) = challenge {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -85,7 +90,7 @@ pub(crate) fn refuse(problem: &Problem) -> Response {
         // Whole seconds, rounded up: our own clients read the exact time in the body.
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after.div_ceil(1000)));
     }
-    response.extensions_mut().insert(Refused { status: problem.status, kind: problem.kind.clone() });
+    response.extensions_mut().insert(vec![Refused::of(problem)]);
     response
 }
 

@@ -32,7 +32,7 @@ use crate::{
     answer::{Refusal, invalid},
     audit::{Event, What},
     limits::{Accounts, Connections, Ledger},
-    metrics::Refusals,
+    metrics::{Refusals, Refused},
     options::{Deadlines, Limits},
     pace::{Busy, Pace},
     who::{Caller, Who},
@@ -131,22 +131,24 @@ impl Visitor {
         };
         self.door.refusals.count(&response);
         if let Some(asked) = asked {
-            self.tell(response.status(), &asked);
+            for refused in Refused::all(&response) {
+                self.tell(refused.status, &asked);
+            }
         }
         Ok(response.map(|body| Held { body, _busy: busy }))
     }
 
-    fn tell(&self, status: StatusCode, asked: &str) {
-        let is_refusal = matches!(status.as_u16(), 401 | 403 | 413 | 429);
+    fn tell(&self, status: u16, asked: &str) {
+        let is_refusal = matches!(status, 401 | 403 | 413 | 429);
         let (Some(audit), true) = (self.door.ledger.audit(), is_refusal) else { return };
         let last =
             self.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|shown| shown.who.clone());
         let address = self.address.to_string();
         let who = match (&last, &self.without_token) {
-            (Some(who), _) | (None, Some(who)) if status != StatusCode::UNAUTHORIZED => who.name(),
+            (Some(who), _) | (None, Some(who)) if status != 401 => who.name(),
             _ => &address,
         };
-        audit.write(&Event { request: Some(asked), ..Event::new(What::Refused(status.as_u16()), who) });
+        audit.write(&Event { request: Some(asked), ..Event::new(What::Refused(status), who) });
     }
 
     async fn inside(&self, mut parts: Parts, body: Incoming) -> Response<Body> {

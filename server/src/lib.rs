@@ -40,6 +40,7 @@ mod spaces;
 mod store;
 mod terms;
 mod tls;
+mod together;
 mod who;
 
 use std::{future::Future, net::SocketAddr, sync::Arc};

@@ -21,7 +21,7 @@ use axum::{
 };
 use windlass::{
     ErrorKind,
-    protocol::kind_text,
+    protocol::{Problem, kind_text},
     table::{RANGES_MS, REASONS, Tally, Times},
 };
 
@@ -44,11 +44,22 @@ const KINDS: [&str; 9] = [
     "internal",
 ];
 
-/// What an answer that refuses says, for [`Refusals`].
+/// What is refused by an answer, for [`Refusals`] and the audit log: an answer has a list of these.
 #[derive(Clone)]
 pub(crate) struct Refused {
     pub(crate) status: u16,
-    pub(crate) kind: String,
+    kind: String,
+}
+
+impl Refused {
+    pub(crate) fn of(problem: &Problem) -> Self {
+        Self { status: problem.status, kind: problem.kind.clone() }
+    }
+
+    /// What this answer refuses.
+    pub(crate) fn all<B>(response: &Response<B>) -> &[Self] {
+        response.extensions().get::<Vec<Self>>().map_or(&[], Vec::as_slice)
+    }
 }
 
 /// Refusals by what they said.
@@ -57,10 +68,11 @@ pub(crate) struct Refusals([[AtomicU64; KINDS.len()]; STATUSES.len()]);
 
 impl Refusals {
     pub(crate) fn count<B>(&self, response: &Response<B>) {
-        let Some(Refused { status, kind }) = response.extensions().get() else { return };
-        let row = STATUSES.iter().position(|known| known == status).unwrap_or(STATUSES.len() - 1);
-        let column = KINDS.iter().position(|known| known == kind).unwrap_or(KINDS.len() - 1);
-        self.0[row][column].fetch_add(1, Ordering::Relaxed);
+        for Refused { status, kind } in Refused::all(response) {
+            let row = STATUSES.iter().position(|known| known == status).unwrap_or(STATUSES.len() - 1);
+            let column = KINDS.iter().position(|known| known == kind).unwrap_or(KINDS.len() - 1);
+            self.0[row][column].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn each(&self) -> impl Iterator<Item = (String, u64)> {

@@ -5,15 +5,15 @@ use std::{future::ready, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State},
-    http::{HeaderValue, header},
+    extract::{DefaultBodyLimit, FromRequestParts, State},
+    http::{HeaderValue, header, request::Parts},
     middleware::map_response,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures_util::FutureExt;
 use windlass::{
-    MAX_TTL, MIN_TTL, Owner, Result, Waiting,
+    ClaimId, MAX_TTL, MIN_TTL, Owner, Result, Waiting,
     ask::{Ask, Claim, Term},
     protocol::{
         Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Happening, Locks, MISSING,
@@ -24,18 +24,18 @@ use windlass::{
 };
 
 use crate::{
-    answer::{Answer, Namespace, Prefix, answer, invalid, question},
+    answer::{Answer, Namespace, Prefix, Refusal, answer, invalid, question},
     events,
     metrics::{self, Meter},
     overview, page,
     parked::{self, Line, Question, Waited, held_open_for},
     space::Space,
     spaces::Spaces,
-    terms,
+    terms, together,
     who::{Asking, Who},
 };
 
-/// The most claims in one question.
+/// The most claims in one question, and questions in one request.
 const MOST_CLAIMS: usize = 10_000;
 
 type Here = State<Arc<Spaces>>;
@@ -58,6 +58,7 @@ fn routes(spaces: Arc<Spaces>, meter: Meter) -> Router {
         .route("/v1/{namespace}/acquire", post(acquire))
         .route("/v1/{namespace}/acquire-all", post(acquire_all))
         .route("/v1/{namespace}/renew", post(renew))
+        .route("/v1/{namespace}/together", post(together::together))
         .route("/v1/{namespace}/release", post(release))
         .route("/v1/{namespace}/change", post(change))
         .route("/v1/{namespace}/force-release", post(force_release))
@@ -78,123 +79,187 @@ fn routes(spaces: Arc<Spaces>, meter: Meter) -> Router {
         .with_state(spaces)
 }
 
-async fn acquire(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
-    let Acquire { claim, terms } = question(&body)?;
-    let asking = who.asks(&namespace, &terms, [&claim])?;
-    let space = spaces.get(&namespace)?;
-    check(&terms, 1)?;
-    spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
-    let (view, ask, line) = (space.client(terms.client)?, terms.ask(claim), Line::default());
-    let asked = ask.claim();
-    let (by, of, hears) = (view.clone(), space.clone(), line.clone());
-    let work = async move {
-        let (claims, hears) = ([ask.claim()], hears.hear());
-        let granted = of.take(by.as_ref(), &claims, by.acquire(&ask, &hears)).await?;
-        Ok(granted.map(|grant| vec![grant]))
-    }
-    .boxed();
-    let question = Question { view, claims: vec![asked.clone()], work, line };
-    let told = |begun, grants: &[_]| told(&spaces, &space, &asked, &grants[0], begun);
-    held_open(&spaces, &space, question, asking, told).await
+async fn acquire(visit: Visit, body: Bytes) -> Answer {
+    answer(&visit.acquire(question(&body)?).await?)
 }
 
-async fn acquire_all(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
-    let AcquireAll { claims, terms } = question(&body)?;
-    let asking = who.asks(&namespace, &terms, &claims)?;
-    let space = spaces.get(&namespace)?;
-    check(&terms, claims.len())?;
-    spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
-    let (view, line) = (space.client(terms.client)?, Line::default());
-    let mut asks: Vec<Ask> = claims.iter().map(|claim| terms.ask(claim.clone())).collect();
-    // One order for all who ask: nobody waits for somebody who waits for them.
-    asks.sort_by(|a, b| a.name.cmp(&b.name));
-    if asks.windows(2).any(|pair| pair[0].name == pair[1].name) {
-        return Err(invalid("the same name twice: name each lock once").into());
-    }
-    let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
-    let (order, asked) = (claims.clone(), claims.clone());
-    let (by, of, hears) = (view.clone(), space.clone(), line.clone());
-    let work = async move {
-        let all: Vec<Claim> = asks.iter().map(Ask::claim).collect();
-        let hears = hears.hear();
-        let granted = of.take(by.as_ref(), &all, by.acquire_all(&asks, &hears)).await?;
-        let Some(grants) = granted else { return Ok(None) };
-        let grant_of = |claim: &Claim| asks.iter().position(|ask| ask.claim_id == claim.id);
-        Ok(Some(order.iter().filter_map(grant_of).map(|place| grants[place].clone()).collect()))
-    };
-    let question = Question { view, claims, work: work.boxed(), line };
-    let all = |begun, grants: &[_]| {
-        let each = asked.iter().zip(grants);
-        each.map(|(claim, grant)| told(&spaces, &space, claim, grant, begun)).collect::<Vec<_>>()
-    };
-    held_open(&spaces, &space, question, asking, all).await
+async fn acquire_all(visit: Visit, body: Bytes) -> Answer {
+    answer(&visit.acquire_all(question(&body)?).await?)
 }
 
-async fn change(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
-    let begun = spaces.now();
-    let Change { client, claim, to, wait_ms } = question(&body)?;
-    who.changes(&namespace, &claim.name, to)?;
-    let space = spaces.get(&namespace)?;
-    let view = space.client(client)?;
-    let claim = Claim::from(claim);
-    let changing = view.change(&claim, to);
-    let wait = held_open_for(wait_ms).max(space.answers_within());
-    tokio::select! {
-        biased;
-        grant = changing => {
-            let grant = grant?;
-            spaces.not_sealed()?;
-            if let Err(refusal) = who.still() {
-                parked::give_back(view.as_ref(), std::slice::from_ref(&claim)).await;
-                return Err(refusal);
-            }
-            answer(&Acquired::Granted { grant: told(&spaces, &space, &claim, &grant, begun), held_ms: 0 })
+async fn change(visit: Visit, body: Bytes) -> Answer {
+    answer(&visit.change(question(&body)?).await?)
+}
+
+async fn renew(visit: Visit, body: Bytes) -> Answer {
+    let heard = visit.hear(question(&body)?).await?;
+    answer(&visit.tell(heard).await?)
+}
+
+/// Somebody asks about the locks of a namespace.
+pub(crate) struct Visit {
+    pub(crate) spaces: Arc<Spaces>,
+    pub(crate) namespace: String,
+    pub(crate) who: Who,
+}
+
+impl FromRequestParts<Arc<Spaces>> for Visit {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, spaces: &Arc<Spaces>) -> Result<Self, Refusal> {
+        let Namespace(namespace) = Namespace::from_request_parts(parts, spaces).await?;
+        let who = Who::from_request_parts(parts, spaces).await?;
+        Ok(Self { spaces: spaces.clone(), namespace, who })
+    }
+}
+
+/// What a renewal has come to.
+pub(crate) struct Heard {
+    space: Arc<Space>,
+    client: Option<ClaimId>,
+    claims: Vec<Claim>,
+    begun: Moment,
+    /// `None`: they are to be renewed once more.
+    renewals: Option<Vec<windlass::ask::Renewal>>,
+    news: Vec<windlass::ask::News>,
+    prove: bool,
+}
+
+impl Visit {
+    pub(crate) async fn acquire(&self, asked: Acquire) -> Result<Acquired<Grant>, Refusal> {
+        let Self { spaces, namespace, who } = self;
+        let Acquire { claim, terms } = asked;
+        let asking = who.asks(namespace, &terms, [&claim])?;
+        let space = spaces.get(namespace)?;
+        check(&terms, 1)?;
+        spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
+        let (view, ask, line) = (space.client(terms.client)?, terms.ask(claim), Line::default());
+        let asked = ask.claim();
+        let (by, of, hears) = (view.clone(), space.clone(), line.clone());
+        let work = async move {
+            let (claims, hears) = ([ask.claim()], hears.hear());
+            let granted = of.take(by.as_ref(), &claims, by.acquire(&ask, &hears)).await?;
+            Ok(granted.map(|grant| vec![grant]))
         }
-        () = tokio::time::sleep(wait) => answer(&Acquired::<Grant>::Waiting(Waiting::default())),
-        () = spaces.stopping() => answer(&Acquired::<Grant>::Waiting(Waiting::default())),
+        .boxed();
+        let question = Question { view, claims: vec![asked.clone()], work, line };
+        let told = |begun, grants: &[_]| told(spaces, &space, &asked, &grants[0], begun);
+        held_open(spaces, &space, question, asking, told).await
     }
-}
 
-async fn renew(State(spaces): Here, Namespace(namespace): Namespace, who: Who, body: Bytes) -> Answer {
-    let begun = spaces.now();
-    let Renew { client, claims, park_ms, proven } = question(&body)?;
-    who.renews(&namespace, claims.iter().map(|claim| &claim.name))?;
-    who.renews(&namespace, proven.iter().map(|proven| &proven.kept.name))?;
-    let space = spaces.get(&namespace)?;
-    spaces.take_up(&space, &proven);
-    if claims.len() > MOST_CLAIMS {
-        return Err(invalid("too many claims in one question: 10,000 at the most").into());
+    pub(crate) async fn acquire_all(&self, asked: AcquireAll) -> Result<Acquired<Vec<Grant>>, Refusal> {
+        let Self { spaces, namespace, who } = self;
+        let AcquireAll { claims, terms } = asked;
+        let asking = who.asks(namespace, &terms, &claims)?;
+        let space = spaces.get(namespace)?;
+        check(&terms, claims.len())?;
+        spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
+        let (view, line) = (space.client(terms.client)?, Line::default());
+        let mut asks: Vec<Ask> = claims.iter().map(|claim| terms.ask(claim.clone())).collect();
+        // One order for all who ask: nobody waits for somebody who waits for them.
+        asks.sort_by(|a, b| a.name.cmp(&b.name));
+        if asks.windows(2).any(|pair| pair[0].name == pair[1].name) {
+            return Err(invalid("the same name twice: name each lock once").into());
+        }
+        let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
+        let (order, asked) = (claims.clone(), claims.clone());
+        let (by, of, hears) = (view.clone(), space.clone(), line.clone());
+        let work = async move {
+            let all: Vec<Claim> = asks.iter().map(Ask::claim).collect();
+            let hears = hears.hear();
+            let granted = of.take(by.as_ref(), &all, by.acquire_all(&asks, &hears)).await?;
+            let Some(grants) = granted else { return Ok(None) };
+            let grant_of = |claim: &Claim| asks.iter().position(|ask| ask.claim_id == claim.id);
+            Ok(Some(order.iter().filter_map(grant_of).map(|place| grants[place].clone()).collect()))
+        };
+        let question = Question { view, claims, work: work.boxed(), line };
+        let all = |begun, grants: &[_]| {
+            let each = asked.iter().zip(grants);
+            each.map(|(claim, grant)| told(spaces, &space, claim, grant, begun)).collect::<Vec<_>>()
+        };
+        held_open(spaces, &space, question, asking, all).await
     }
-    let view = space.client(client)?;
-    let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
-    let renewals = view.renew(&claims).await?;
-    let renewed = claims.iter().zip(&renewals);
-    space.waiters.stay(renewed.filter(|(_, renewal)| is_held(renewal)).map(|(claim, _)| claim));
-    let all_held = renewals.iter().all(is_held);
-    let prove = !all_held && proven.is_empty() && spaces.grace_left().is_some();
-    let told = |renewals: Vec<windlass::ask::Renewal>, news| {
-        who.has_renewed(&namespace, &claims, &renewals);
+
+    pub(crate) async fn change(&self, asked: Change) -> Result<Acquired<Grant>, Refusal> {
+        let Self { spaces, namespace, who } = self;
+        let begun = spaces.now();
+        let Change { client, claim, to, wait_ms } = asked;
+        who.changes(namespace, &claim.name, to)?;
+        let space = spaces.get(namespace)?;
+        let view = space.client(client)?;
+        let claim = Claim::from(claim);
+        let changing = view.change(&claim, to);
+        let wait = held_open_for(wait_ms).max(space.answers_within());
+        tokio::select! {
+            biased;
+            grant = changing => {
+                let grant = grant?;
+                spaces.not_sealed()?;
+                if let Err(refusal) = who.still() {
+                    parked::give_back(view.as_ref(), std::slice::from_ref(&claim)).await;
+                    return Err(refusal);
+                }
+                Ok(Acquired::Granted { grant: told(spaces, &space, &claim, &grant, begun), held_ms: 0 })
+            }
+            () = tokio::time::sleep(wait) => Ok(Acquired::Waiting(Waiting::default())),
+            () = spaces.stopping() => Ok(Acquired::Waiting(Waiting::default())),
+        }
+    }
+
+    /// Renews claims, and waits for news of them where it is asked to.
+    pub(crate) async fn hear(&self, asked: Renew) -> Result<Heard, Refusal> {
+        let Self { spaces, namespace, who } = self;
+        let begun = spaces.now();
+        let Renew { client, claims, park_ms, proven } = asked;
+        who.renews(namespace, claims.iter().map(|claim| &claim.name))?;
+        who.renews(namespace, proven.iter().map(|proven| &proven.kept.name))?;
+        let space = spaces.get(namespace)?;
+        spaces.take_up(&space, &proven);
+        if claims.len() > MOST_CLAIMS {
+            return Err(invalid("too many claims in one question: 10,000 at the most").into());
+        }
+        let view = space.client(client)?;
+        let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
+        let renewals = view.renew(&claims).await?;
+        let renewed = claims.iter().zip(&renewals);
+        space.waiters.stay(renewed.filter(|(_, renewal)| is_held(renewal)).map(|(claim, _)| claim));
+        let all_held = renewals.iter().all(is_held);
+        let (renewals, news) = match park_ms {
+            // The news say why.
+            _ if !all_held => (Some(renewals), view.hear().now_or_never().transpose()?.unwrap_or_default()),
+            None => (Some(renewals), Vec::new()),
+            Some(park) => {
+                let news = tokio::select! {
+                    biased;
+                    news = view.hear() => news?,
+                    () = tokio::time::sleep(held_open_for(Some(park))) => Vec::new(),
+                    () = spaces.stopping() => Vec::new(),
+                };
+                (None, news)
+            }
+        };
+        let prove = !all_held && proven.is_empty() && spaces.grace_left().is_some();
+        Ok(Heard { space, client, claims, begun, renewals, news, prove })
+    }
+
+    /// Tells it. This is not to be given up half way: what was heard is not heard again.
+    pub(crate) async fn tell(&self, heard: Heard) -> Result<Renewed, Refusal> {
+        let Heard { space, client, claims, begun, renewals, news, prove } = heard;
+        let renewals = match renewals {
+            Some(renewals) => renewals,
+            None => {
+                self.who.still()?;
+                // By the view of now: the one that heard may have been given up meanwhile.
+                space.client(client)?.renew(&claims).await?
+            }
+        };
+        self.who.has_renewed(&self.namespace, &claims, &renewals);
         let held = terms::held(begun, renewals.iter().filter_map(term));
-        let renewals = claims.iter().zip(renewals);
-        let renewals =
-            renewals.map(|(claim, renewal)| renewal_told(&spaces, &space, claim, renewal, begun)).collect();
-        answer(&Renewed { held_ms: millis(held), claims: renewals, news: news_told(news), prove })
-    };
-    if !all_held {
-        // The news say why.
-        let news = view.hear().now_or_never().transpose()?.unwrap_or_default();
-        return told(renewals, news);
+        let each = claims.iter().zip(renewals);
+        let claims =
+            each.map(|(claim, renewal)| renewal_told(&self.spaces, &space, claim, renewal, begun)).collect();
+        Ok(Renewed { held_ms: millis(held), claims, news: news_told(news), prove })
     }
-    let Some(park) = park_ms else { return told(renewals, Vec::new()) };
-    let news = tokio::select! {
-        biased;
-        news = view.hear() => news?,
-        () = tokio::time::sleep(held_open_for(Some(park))) => Vec::new(),
-        () = spaces.stopping() => Vec::new(),
-    };
-    who.still()?;
-    // By the view of now: the one that heard may have been given up meanwhile.
-    told(space.client(client)?.renew(&claims).await?, news)
 }
 
 fn term(renewal: &windlass::ask::Renewal) -> Option<Term> {
@@ -296,7 +361,7 @@ async fn watch(
     Namespace(namespace): Namespace,
     Prefix(prefix): Prefix,
     who: Who,
-) -> Result<Response, crate::answer::Refusal> {
+) -> Result<Response, Refusal> {
     who.sees(&namespace)?;
     let space = spaces.get(&namespace)?;
     Ok(events::stream(spaces, space, who, prefix).await?)
@@ -307,7 +372,7 @@ async fn watch_all(State(spaces): Here, who: Who) -> Response {
 }
 
 /// Whether this server grants locks now; for whoever decides where requests go.
-async fn is_ready(State(spaces): Here) -> Result<Response, crate::answer::Refusal> {
+async fn is_ready(State(spaces): Here) -> Result<Response, Refusal> {
     spaces.ready().await?;
     Ok(of_this_moment("ok\n"))
 }
@@ -337,13 +402,13 @@ async fn other_method() -> Response {
 }
 
 /// Answers an acquire: once it is granted, or when its time is over.
-async fn held_open<G: serde::Serialize>(
+async fn held_open<G>(
     spaces: &Arc<Spaces>,
     space: &Arc<Space>,
     question: Question<Option<Vec<windlass::ask::Grant>>>,
     asking: Asking,
     told: impl FnOnce(Moment, &[windlass::ask::Grant]) -> G,
-) -> Answer {
+) -> Result<Acquired<G>, Refusal> {
     let begun = spaces.now();
     let (view, claims, line) = (question.view.clone(), question.claims.clone(), question.line.clone());
     let patience = asking.patience;
@@ -357,18 +422,18 @@ async fn held_open<G: serde::Serialize>(
             }
             let held = terms::held(begun, grants.iter().filter_map(|grant| grant.lease));
             asking.was_granted(&grants);
-            answer(&Acquired::Granted { grant: told(begun, &grants), held_ms: millis(held) })
+            Ok(Acquired::Granted { grant: told(begun, &grants), held_ms: millis(held) })
         }
         Waited::Over(Ok(None)) => {
             asking.ends();
-            answer(&Acquired::<G>::Busy)
+            Ok(Acquired::Busy)
         }
         Waited::Over(Err(error)) => Err(error.into()),
         Waited::Refused(too_many) => {
             asking.ends();
             Err(too_many.into())
         }
-        Waited::NotYet => answer(&Acquired::<G>::Waiting(asking.is_told(line.last()))),
+        Waited::NotYet => Ok(Acquired::Waiting(asking.is_told(line.last()))),
     }
 }
 

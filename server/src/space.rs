@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
 use windlass::{Backend, ClaimId, Result, ask::Claim, backend::MemoryStore, table::Tally};
 
 use crate::{
@@ -70,6 +71,8 @@ struct Clients {
 struct Client {
     view: Arc<dyn Backend>,
     seen: Instant,
+    /// The number of its last request for several things together, once there was one.
+    together: Option<watch::Sender<u64>>,
 }
 
 impl Space {
@@ -90,6 +93,26 @@ impl Space {
             (None, Locks::Here(_)) => self.common(),
             (None, Locks::There(..)) => Ok(Arc::new(EachItsOwn::new(self.clone(), self.common()?))),
         }
+    }
+
+    /// A client asks for several things together; completes when it does so another time.
+    pub(crate) fn later(&self, id: ClaimId) -> Result<impl Future<Output = ()> + use<>> {
+        self.view(id)?;
+        let mut clients = self.clients();
+        let client = clients.known.get_mut(&id).map(|client| &mut client.together);
+        // One that was given up in this moment has no other request.
+        let last = client.unwrap_or(&mut None).get_or_insert_with(|| watch::Sender::new(0)).clone();
+        drop(clients);
+        let (mut latest, mut mine) = (last.subscribe(), 0);
+        last.send_modify(|number| {
+            *number += 1;
+            mine = *number;
+        });
+        Ok(async move {
+            // While `last` is here, it cannot fail.
+            let _ = latest.wait_for(|number| *number > mine).await;
+            drop(last);
+        })
     }
 
     /// The view for what is no client's.
@@ -124,7 +147,7 @@ impl Space {
             Locks::Here(memory) => memory.client(&self.name),
             Locks::There(shared, _) => shared.open(&self.name)?,
         };
-        clients.known.insert(id, Client { view: view.clone(), seen: now });
+        clients.known.insert(id, Client { view: view.clone(), seen: now, together: None });
         Ok(view)
     }
 

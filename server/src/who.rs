@@ -59,6 +59,11 @@ impl Who {
         }
     }
 
+    /// Asks for anything there.
+    pub(crate) fn is_of(&self, namespace: &str) -> Result<(), Refusal> {
+        self.must(|identity| identity.is_of(namespace))
+    }
+
     /// Asks for claims. What this gives speaks for them until there is an answer.
     pub(crate) fn asks<'a>(
         &self,
@@ -142,7 +147,7 @@ impl Who {
 
     /// Releases claims. Whoever knows their ids may, so that rights that were taken away keep no lock taken.
     pub(crate) fn releases(&self, namespace: &str) -> Result<(), Refusal> {
-        self.must(|identity| identity.is_of(namespace))
+        self.is_of(namespace)
     }
 
     /// They were.

@@ -3,7 +3,13 @@
 import schemathesis
 
 # A request may be held open, but not for as long as the fuzzer thinks of.
-HELD_OPEN = {"acquire": "wait_ms", "acquire-all": "wait_ms", "change": "wait_ms", "renew": "park_ms"}
+HELD_OPEN = {
+    "acquire": "wait_ms",
+    "acquire-all": "wait_ms",
+    "change": "wait_ms",
+    "renew": "park_ms",
+    "together": "wait_ms",
+}
 MILLISECONDS = 20
 
 

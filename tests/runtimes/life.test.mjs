@@ -36,7 +36,7 @@ async function visit(t, from = server) {
   await tab.goto(pages.url("life.html", { server: from.url }));
   await until("the page is ready", () => tab.run("globalThis.ready === true"));
   const call = (name) => (...args) => tab.run(`${name}(${args.map((arg) => JSON.stringify(arg)).join(", ")})`);
-  return { ...tab, hold: call("hold"), standInLine: call("standInLine"), state: call("state"), lost: call("lost"), work: call("work"), kill: call("kill") };
+  return { ...tab, hold: call("hold"), giveBack: call("giveBack"), standInLine: call("standInLine"), state: call("state"), lost: call("lost"), work: call("work"), kill: call("kill") };
 }
 
 /** The tokens of those who hold this lock, as the server says. */
@@ -191,21 +191,64 @@ test("a worker that is terminated: its lock is free after the TTL", async (t) =>
   assert.ok(BigInt(next.token) > BigInt(token));
 });
 
-/** A page that holds one lock and waits for more others than a browser has connections over HTTP/1.1. */
+/** More than a browser opens connections to a server over HTTP/1.1. */
+const NAMES = Array.from({ length: 8 }, (_, i) => `crowd-${i}`);
+
+/** A page that holds one lock and waits for more others than that, which another page holds. */
 async function crowd(t, server) {
+  const other = await visit(t, server);
+  for (const name of NAMES) await other.hold(name, { ttl: 60_000 });
   const page = await visit(t, server);
-  const names = Array.from({ length: 8 }, (_, i) => `crowd-${i}`);
-  for (const name of names) await page.hold(name, { ttl: 60_000 });
-  await page.hold("few-connections", { ttl: 1_000 });
-  for (const name of names) await page.standInLine(name);
-  return page;
+  const token = await page.hold("few-connections", { ttl: 1_000 });
+  for (const name of NAMES) await page.standInLine(name);
+  return { other, page, token };
 }
 
-test("over HTTP/1.1 a page that waits for too many locks loses one, and is told", async (t) => {
-  const page = await crowd(t, server);
-  const lost = page.lost();
-  await agree(page, "few-connections", 3_000);
-  assert.equal(await lost, "unreachable");
+/** How many wait for each of them. */
+async function waiting() {
+  const { locks } = await (await fetch(`${server.url}/v1/life/locks?prefix=crowd-`)).json();
+  return locks.map((lock) => lock.waiters.length);
+}
+
+/** What would wait for a request that is held open would wait for a minute. */
+async function releasesAtOnce(page, name) {
+  const begun = performance.now();
+  await page.giveBack();
+  assert.ok(performance.now() - begun < 10_000);
+  assert.deepEqual(await holders(name), []);
+}
+
+test("over HTTP/1.1 a page that waits for many locks keeps its own, and releases at once", async (t) => {
+  const { other, page, token } = await crowd(t, server);
+  await until("it waits for all", async () => (await waiting()).join() === NAMES.map(() => 1).join());
+  await agree(page, "few-connections", 5_000);
+  assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
+  await releasesAtOnce(page, "few-connections");
+  // What it waits for is granted, each as it comes free.
+  await other.close();
+  await until("all is granted", async () => (await waiting()).join() === NAMES.map(() => 0).join());
+  assert.equal((await Promise.all(NAMES.map(holders))).flat().length, NAMES.length);
+});
+
+test("over HTTP/1.1 five pages do", async (t) => {
+  const others = await Promise.all(NAMES.map(other));
+  const pages = [];
+  for (let i = 0; i < 5; i++) {
+    const page = await visit(t);
+    const token = await page.hold(`page-${i}`, { ttl: 3_000 });
+    for (const name of NAMES) await page.standInLine(name);
+    pages.push({ page, token });
+  }
+  await until("all wait for all", async () => (await waiting()).join() === NAMES.map(() => 5).join());
+  for (const [i, { page, token }] of pages.entries()) {
+    await agree(page, `page-${i}`, 2_000);
+    assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
+  }
+  for (const [i, { page, token }] of pages.entries()) {
+    assert.deepEqual(await page.state(), { held: true, token, aborted: false, reason: null });
+    await releasesAtOnce(page, `page-${i}`);
+  }
+  await Promise.all(others.map((claim) => claim.release()));
 });
 
 test("over HTTP/2 a page may wait for as many as it likes", async (t) => {
@@ -217,7 +260,7 @@ test("over HTTP/2 a page may wait for as many as it likes", async (t) => {
   await run("openssl", ["req", "-x509", ...kind, ...name, "-keyout", key, "-out", cert]);
   const secure = await serve({ args: ["--origin", pages.origin, "--tls-cert", cert, "--tls-key", key] });
   t.after(() => secure.end());
-  const page = await crowd(t, secure);
+  const { page } = await crowd(t, secure);
   await pause(5_000);
   const { held, aborted } = await page.state();
   assert.deepEqual({ held, aborted }, { held: true, aborted: false });

@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod conformance;
 pub mod crowd;
 pub mod etcd;
+pub mod few;
 pub mod place;
 pub mod processes;
 pub mod proxy;

@@ -7,3 +7,14 @@ fn start() -> UrlPlace {
 }
 
 conformance!(start);
+
+/// From a host with few connections.
+mod few {
+    use windlass_tests::{conformance, few::FewPlace, server};
+
+    fn start() -> FewPlace {
+        FewPlace { url: server::namespace() }
+    }
+
+    conformance!(start);
+}

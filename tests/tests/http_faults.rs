@@ -10,8 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass::{ConnectOptions, ErrorKind, Locker, LostReason};
+use windlass::{ConnectOptions, ErrorKind, Lock, Locker, LostReason, rt::Native};
 use windlass_tests::{
+    few::{CONNECTIONS, client},
     place::{PATIENCE, block_on},
     processes::until,
     proxy::{Faults, Proxy},
@@ -33,12 +34,44 @@ mod slow {
     conformance!(start);
 }
 
+/// Each of these as a program asks that has as many connections as it wants, and as one does that has few.
+macro_rules! over_many_and_few {
+    ($($test:ident,)*) => {
+        mod many {
+            $(#[test]
+            fn $test() {
+                super::$test(super::net);
+            })*
+        }
+        mod few {
+            $(#[test]
+            fn $test() {
+                super::$test(super::net_of_few);
+            })*
+        }
+    };
+}
+
+over_many_and_few! {
+    cut_at_every_byte,
+    a_waiter_keeps_its_place_over_broken_connections,
+    cut_off_holders_know_first,
+    short_outages_are_survived,
+    repeated_requests_do_nothing,
+}
+
 struct Net {
     proxy: Proxy,
     /// Over the bad network.
     locker: Locker,
     /// Not over it.
     other: Locker,
+}
+
+impl Net {
+    fn lock(&self) -> Lock {
+        self.locker.lock("lock").ttl(TTL)
+    }
 }
 
 const TTL: Duration = Duration::from_secs(2);
@@ -52,33 +85,38 @@ fn net() -> Net {
     Net { proxy, locker, other: connect(&url) }
 }
 
+/// The same, and the locker over the bad network has few connections.
+fn net_of_few() -> Net {
+    let net = net();
+    let backend = client(&net.locker.url().unwrap(), CONNECTIONS).with_few_connections();
+    Net { locker: Locker::over(Arc::new(backend), Arc::new(Native)), ..net }
+}
+
 fn split(url: &str) -> (SocketAddr, String) {
     let (address, namespace) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     (address.parse().unwrap(), namespace.to_owned())
 }
 
 /// Wherever the connection breaks, asking again finds the one grant, and nothing is left behind.
-#[test]
-fn cut_at_every_byte() {
+fn cut_at_every_byte(net: fn() -> Net) {
     let request = |after| Faults { cut_request_after: Some(after), ..Faults::default() };
     let answer = |after| Faults { cut_answer_after: Some(after), ..Faults::default() };
     // Side by side, because most of the time is the pause before asking again.
     const PARTS: usize = 6;
     thread::scope(|scope| {
         for part in 0..PARTS {
-            scope.spawn(move || cut((1 + part..420).step_by(PARTS).map(request)));
-            scope.spawn(move || cut((1 + part..300).step_by(PARTS).map(answer)));
+            scope.spawn(move || cut(&net(), (1 + part..420).step_by(PARTS).map(request)));
+            scope.spawn(move || cut(&net(), (1 + part..300).step_by(PARTS).map(answer)));
         }
     });
 }
 
-fn cut(cuts: impl Iterator<Item = Faults>) {
-    let net = net();
+fn cut(net: &Net, cuts: impl Iterator<Item = Faults>) {
     let mut last_token = 0;
     for faults in cuts {
         net.proxy.reset();
         net.proxy.set(faults);
-        let guard = block_on(net.locker.lock("lock").timeout(PATIENCE)).unwrap();
+        let guard = block_on(net.lock().timeout(PATIENCE)).unwrap();
         assert!(guard.fencing_token() > last_token, "{faults:?}");
         last_token = guard.fencing_token();
         let holders = &block_on(net.other.list("lock")).unwrap()[0].holders;
@@ -93,23 +131,22 @@ fn cut(cuts: impl Iterator<Item = Faults>) {
 }
 
 /// A waiter whose connections break again and again keeps its place.
-#[test]
-fn a_waiter_keeps_its_place_over_broken_connections() {
+fn a_waiter_keeps_its_place_over_broken_connections(net: fn() -> Net) {
     let net = net();
     let guard = block_on(net.other.lock("lock")).unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
-    let waiter = |who: &'static str, locker: &Locker| {
-        let (locker, order) = (locker.clone(), order.clone());
+    let waiter = |who: &'static str, lock: Lock| {
+        let order = order.clone();
         thread::spawn(move || {
-            let guard = block_on(locker.lock("lock")).unwrap();
+            let guard = block_on(lock).unwrap();
             order.lock().unwrap().push(who);
             block_on(guard.release()).unwrap();
         })
     };
     let waiting = |n| until("a waiter", || block_on(net.other.list("lock")).unwrap()[0].waiters.len() == n);
-    let first = waiter("over the bad network", &net.locker);
+    let first = waiter("over the bad network", net.lock());
     waiting(1);
-    let second = waiter("beside it", &net.other);
+    let second = waiter("beside it", net.other.lock("lock"));
     waiting(2);
     for _ in 0..20 {
         net.proxy.reset();
@@ -122,14 +159,13 @@ fn a_waiter_keeps_its_place_over_broken_connections() {
 }
 
 /// A holder that is cut off knows before anybody else is let in, whichever direction is dead.
-#[test]
-fn cut_off_holders_know_first() {
+fn cut_off_holders_know_first(net: fn() -> Net) {
     let requests = Faults { swallow_requests: true, ..Faults::default() };
     let answers = Faults { swallow_answers: true, ..Faults::default() };
     let both = Faults { swallow_answers: true, swallow_requests: true, ..Faults::default() };
     for faults in [requests, answers, both] {
         let net = net();
-        let guard = Arc::new(block_on(net.locker.lock("lock")).unwrap());
+        let guard = Arc::new(block_on(net.lock()).unwrap());
         net.proxy.set(faults);
         let held = guard.clone();
         let lost = thread::spawn(move || (block_on(held.lost()), Instant::now()));
@@ -143,16 +179,15 @@ fn cut_off_holders_know_first() {
         // Back on the network it can ask again.
         net.proxy.set(Faults::default());
         block_on(next.release()).unwrap();
-        let again = block_on(net.locker.lock("lock").timeout(PATIENCE)).unwrap();
+        let again = block_on(net.lock().timeout(PATIENCE)).unwrap();
         block_on(again.release()).unwrap();
     }
 }
 
 /// A network that is dead for less than the TTL costs nobody a lock.
-#[test]
-fn short_outages_are_survived() {
+fn short_outages_are_survived(net: fn() -> Net) {
     let net = net();
-    let guard = block_on(net.locker.lock("lock")).unwrap();
+    let guard = block_on(net.lock()).unwrap();
     for _ in 0..5 {
         net.proxy.set(Faults { swallow_answers: true, ..Faults::default() });
         thread::sleep(TTL / 4);
@@ -165,13 +200,12 @@ fn short_outages_are_survived() {
 }
 
 /// Requests that come a second time, later, make no claim that nobody knows of and harm nobody.
-#[test]
-fn repeated_requests_do_nothing() {
+fn repeated_requests_do_nothing(net: fn() -> Net) {
     let net = net();
     net.proxy.record();
-    let guard = block_on(net.locker.lock("lock")).unwrap();
-    assert!(block_on(net.locker.lock("lock").try_acquire()).unwrap().is_none());
-    let timeout = block_on(net.locker.lock("lock").timeout(Duration::from_millis(50))).unwrap_err();
+    let guard = block_on(net.lock()).unwrap();
+    assert!(block_on(net.lock().try_acquire()).unwrap().is_none());
+    let timeout = block_on(net.lock().timeout(Duration::from_millis(50))).unwrap_err();
     assert_eq!(timeout.kind(), ErrorKind::Timeout);
     block_on(guard.release()).unwrap();
     until("nobody", || block_on(net.other.list("")).unwrap().is_empty());
@@ -204,8 +238,7 @@ fn a_watch_that_is_not_answered_fails() {
     let net = net();
     let (address, namespace) = (net.proxy.address(), "watch");
     net.proxy.set(Faults { swallow_answers: true, ..Faults::default() });
-    let backend =
-        windlass::open_backend(&format!("http://{address}/{namespace}"), Arc::new(windlass::rt::Native));
+    let backend = windlass::open_backend(&format!("http://{address}/{namespace}"), Arc::new(Native));
     let start = Instant::now();
     let watched = block_on(backend.unwrap().changes(""));
     assert_eq!(watched.err().map(|error| error.kind()), Some(ErrorKind::Unavailable));

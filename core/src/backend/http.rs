@@ -11,7 +11,8 @@
 //! - **A server that was ended abruptly** has forgotten its claims and asks for the proofs that came with their grants; it is
 //!   shown those of the claims that are still held here, and no others (R9).
 //! - **No answer** is [`Unavailable`](ErrorKind::Unavailable), whoever in between failed; what it means for a claim the
-//!   lease rules decide. Requests for renewals and releases wait for no other: each has a connection or stream of its own.
+//!   lease rules decide. Requests for renewals and releases wait for no other: each has a connection or stream of its own,
+//!   also where connections are few ([`lanes`]).
 
 use std::{
     collections::BTreeMap,
@@ -37,24 +38,24 @@ use crate::{
     rt::Runtime,
     table::Kept,
     time::Moment,
-    transport::{Request, Streamed, Transport},
-    wire::{Answer, Question},
+    transport::{Streamed, Transport},
+    wire::Question,
 };
 
 mod answers;
+mod lanes;
 #[cfg(test)]
 mod races;
+mod server;
 
-use answers::{another_server, is_hint, json, refusal, told, with_reason};
+use answers::{is_hint, refusal, told, with_reason};
+use lanes::Lanes;
+use server::{AT_ONCE, RELEASE, Server};
 
 /// How long requests of an acquire are held open, but for the first one.
 const WAIT: Duration = Duration::from_secs(60);
 /// How much longer than that the answer may take.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long an answer may take that nothing is waited for.
-const AT_ONCE: Duration = Duration::from_secs(10);
-/// What is sent to the end, where a host can.
-const RELEASE: &str = "release";
 /// The longest that a renewal is parked.
 const LONGEST_PARK: Duration = Duration::from_secs(60);
 
@@ -65,14 +66,9 @@ const MOST_LAST_BYTES: usize = 48 * 1024;
 
 /// Locks in a lock server.
 pub struct HttpBackend {
-    transport: Arc<dyn Transport>,
-    rt: Arc<dyn Runtime>,
-    /// The server and the namespace, without credentials.
-    url: String,
-    /// Where the protocol's requests go: ends with a slash.
-    base: String,
-    /// Who the server knows us as.
-    client: ClaimId,
+    server: Arc<Server>,
+    /// Where connections are few.
+    lanes: Option<Lanes>,
     /// What was granted: what parked renewals are about, and what is shown to a server that has forgotten it. Boxed, so that
     /// this tree is the same code as that of the session.
     held: Mutex<BTreeMap<ClaimId, Box<Proven>>>,
@@ -80,8 +76,6 @@ pub struct HttpBackend {
     begun: Event,
     /// News of it that came along with a renewal.
     unheard: Mutex<Vec<protocol::News>>,
-    /// What the server can do, by its last answer.
-    can: Mutex<Capabilities>,
 }
 
 impl HttpBackend {
@@ -90,67 +84,32 @@ impl HttpBackend {
     /// # Errors
     /// [`ErrorKind::InvalidInput`] when the URL makes no sense.
     pub fn new(url: &str, transport: Arc<dyn Transport>, rt: Arc<dyn Runtime>) -> Result<Self> {
-        let invalid = |message: &str| Err(Error::new(ErrorKind::InvalidInput, message));
-        let url = url.trim_end_matches('/');
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return invalid("the host is missing: write http://HOST:PORT/NAMESPACE");
-        };
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if host.is_empty() {
-            return invalid("the host is missing: write http://HOST:PORT/NAMESPACE");
-        }
-        if host.contains('@') {
-            return invalid("credentials do not belong in the URL: give a token, or set WINDLASS_TOKEN");
-        }
-        let (prefix, namespace) = path.rsplit_once('/').unwrap_or(("", path));
-        let namespace = if namespace.is_empty() { protocol::DEFAULT_NAMESPACE } else { namespace };
-        let slash = if prefix.is_empty() { "" } else { "/" };
-        let base = format!("{scheme}://{host}{slash}{prefix}/v1/{namespace}/");
-        let client = ClaimId::from_u128(rt.random());
         Ok(Self {
-            transport,
-            rt,
-            url: url.to_owned(),
-            base,
-            client,
+            server: Arc::new(Server::new(url, transport, rt)?),
+            lanes: None,
             held: Mutex::default(),
             begun: Event::new(),
             unheard: Mutex::default(),
-            can: Mutex::new(Capabilities::ALL),
         })
     }
 
-    fn request(&self, method: &'static str, path: &str, body: Vec<u8>, timeout: Duration) -> Request {
-        Request {
-            method,
-            url: format!("{}{path}", self.base),
-            token: None,
-            body,
-            timeout,
-            last_words: path == RELEASE,
+    /// For a transport with few connections, as browsers have: one request is held open for all that is waited for, however much
+    /// that is.
+    #[must_use]
+    pub fn with_few_connections(mut self) -> Self {
+        self.lanes = Some(Lanes::new(&self.server));
+        self
+    }
+
+    /// Asks what may have to wait. Gives when it was sent, too.
+    async fn ask(&self, path: &str, question: &Json, wait: Duration) -> Result<(Moment, Json)> {
+        if let Some(lanes) = &self.lanes
+            && let Some(told) = lanes.ask(path, question, wait).await
+        {
+            return told;
         }
-    }
-
-    /// Asks; the answer as it comes is for [`read`](Self::read).
-    async fn post(&self, path: &str, question: &Json, timeout: Duration) -> Result<Json> {
-        let mut body = String::new();
-        question.write(&mut body);
-        self.answer(self.request("POST", path, body.into_bytes(), timeout)).await
-    }
-
-    async fn answer(&self, request: Request) -> Result<Json> {
-        let answer = self.transport.send(request).await;
-        let answer = answer.and_then(|response| {
-            let said = json(&response)?;
-            let can = Capabilities::all_but(response.missing.as_deref().unwrap_or_default());
-            *self.can.lock().unwrap_or_else(PoisonError::into_inner) = can;
-            Ok(said)
-        });
-        answer.map_err(|error| error.with_backend(&self.url))
-    }
-
-    fn read<A: Answer>(&self, answer: &Json) -> Result<A> {
-        A::read(answer).ok_or_else(|| another_server().with_backend(&self.url))
+        let sent = self.server.rt.now();
+        Ok((sent, self.server.post(path, question, wait + GRACE).await?))
     }
 
     /// Waits for the grants of a question that the server may hold open, asking again as often as need be. `owner`: to whom,
@@ -165,8 +124,8 @@ impl HttpBackend {
     ) -> Result<Option<Vec<Grant>>> {
         let mut wait = Duration::ZERO;
         loop {
-            let sent = self.rt.now();
-            match self.read(&self.post(path, &question(wait), wait + GRACE).await?)? {
+            let (sent, answer) = self.ask(path, &question(wait), wait).await?;
+            match self.server.read(&answer)? {
                 Acquired::Granted { grant, .. } if grant.len() != claims.len() => {
                     return Err(self.another_question());
                 }
@@ -187,7 +146,7 @@ impl HttpBackend {
 
     /// The error of an answer that does not fit what was asked.
     fn another_question(&self) -> Error {
-        Error::new(ErrorKind::Storage, "the server answers another question").with_backend(&self.url)
+        Error::new(ErrorKind::Storage, "the server answers another question").with_backend(&self.server.url)
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<ClaimId, Box<Proven>>> {
@@ -337,14 +296,17 @@ impl HttpBackend {
         park: Option<Duration>,
     ) -> Result<(protocol::Renewed, Moment)> {
         let question = protocol::Renew {
-            client: Some(self.client),
+            client: Some(self.server.client),
             claims: claims.iter().map(ClaimRef::from).collect(),
             park_ms: park.map(millis),
             proven,
         };
-        let timeout = park.map_or(AT_ONCE, |park| park + GRACE);
-        let sent = self.rt.now();
-        let answer: protocol::Renewed = self.read(&self.post("renew", &question.json(), timeout).await?)?;
+        let question = question.json();
+        let (sent, answer) = match park {
+            Some(park) => self.ask("renew", &question, park).await?,
+            None => (self.server.rt.now(), self.server.post("renew", &question, AT_ONCE).await?),
+        };
+        let answer: protocol::Renewed = self.server.read(&answer)?;
         if answer.claims.len() != claims.len() {
             return Err(self.another_question());
         }
@@ -366,25 +328,24 @@ impl HttpBackend {
 
 impl fmt::Debug for HttpBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpBackend").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("HttpBackend").field("url", &self.server.url).finish_non_exhaustive()
     }
 }
 
 #[async_trait]
 impl Backend for HttpBackend {
     fn capabilities(&self) -> Capabilities {
-        // One over a store that can do less says so with each answer; until the first one it is asked and refuses.
-        *self.can.lock().unwrap_or_else(PoisonError::into_inner)
+        self.server.can()
     }
 
     fn url(&self) -> String {
-        self.url.clone()
+        self.server.url.clone()
     }
 
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
         let claim = ask.claim();
         let question =
-            |wait| Acquire { claim: (&claim).into(), terms: Terms::of(ask, self.client, wait) }.json();
+            |wait| Acquire { claim: (&claim).into(), terms: Terms::of(ask, self.server.client, wait) }.json();
         let claims = std::slice::from_ref(&claim);
         let granted = self.granted("acquire", claims, Some(&ask.owner), waiting, &question).await?;
         Ok(granted.and_then(|mut grants| grants.pop()))
@@ -394,7 +355,7 @@ impl Backend for HttpBackend {
         let Some(first) = asks.first() else { return Ok(Some(Vec::new())) };
         let claims: Vec<Claim> = asks.iter().map(Ask::claim).collect();
         let question = |wait| {
-            let terms = Terms::of(first, self.client, wait);
+            let terms = Terms::of(first, self.server.client, wait);
             AcquireAll { claims: claims.iter().map(ClaimRef::from).collect(), terms }.json()
         };
         self.granted("acquire-all", &claims, Some(&first.owner), waiting, &question).await
@@ -412,15 +373,15 @@ impl Backend for HttpBackend {
         while !rest.is_empty() {
             let (some, others) = rest.split_at(how_many_fit(MOST_LAST_BYTES, rest.iter().map(named)));
             let claims = some.iter().map(ClaimRef::from).collect();
-            let question = protocol::Release { client: Some(self.client), claims };
-            self.post(RELEASE, &question.json(), AT_ONCE).await?;
+            let question = protocol::Release { client: Some(self.server.client), claims };
+            self.server.post(RELEASE, &question.json(), AT_ONCE).await?;
             rest = others;
         }
         Ok(())
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
-        let client = Some(self.client);
+        let client = Some(self.server.client);
         let question =
             |wait| protocol::Change { client, claim: claim.into(), to, wait_ms: Some(millis(wait)) }.json();
         let claims = std::slice::from_ref(claim);
@@ -480,25 +441,21 @@ impl Backend for HttpBackend {
     }
 
     async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
-        let path = format!("locks?prefix={}", percent_encode(prefix));
-        let answer = self.answer(self.request("GET", &path, Vec::new(), AT_ONCE)).await?;
-        let protocol::Locks { locks } = self.read(&answer)?;
+        let protocol::Locks { locks } = self.server.read(&self.server.get("locks", prefix).await?)?;
         Ok(locks)
     }
 
     async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
         let question = protocol::ForceRelease { name: name.clone(), fencing_token };
-        let answer = self.post("force-release", &question.json(), AT_ONCE).await?;
-        let protocol::ForceReleased { taken_from } = self.read(&answer)?;
+        let answer = self.server.post("force-release", &question.json(), AT_ONCE).await?;
+        let protocol::ForceReleased { taken_from } = self.server.read(&answer)?;
         Ok(taken_from)
     }
 
     async fn changes(&self, prefix: &str) -> Result<BoxStream<'static, Result<()>>> {
-        let path = format!("events?prefix={}", percent_encode(prefix));
-        let request = self.request("GET", &path, Vec::new(), AT_ONCE);
-        let url = self.url.clone();
-        match self.transport.stream(request).await.map_err(|error| error.with_backend(&self.url))? {
-            Streamed::Refused(response) => Err(refusal(&response).with_backend(&self.url)),
+        let url = self.server.url.clone();
+        match self.server.stream("events", prefix).await? {
+            Streamed::Refused(response) => Err(refusal(&response).with_backend(&self.server.url)),
             Streamed::Body(body) => {
                 let hints = body.filter_map(move |piece| {
                     let hint = match piece {
@@ -508,7 +465,7 @@ impl Backend for HttpBackend {
                     async move { hint }
                 });
                 let over = Error::new(ErrorKind::Unavailable, "the server ended the stream of events");
-                let over = over.with_backend(&self.url);
+                let over = over.with_backend(&self.server.url);
                 Ok(hints.chain(stream::once(async move { Err(over) })).boxed())
             }
         }

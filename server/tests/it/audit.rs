@@ -44,6 +44,8 @@ async fn it_says_who_did_what_and_no_secret() {
     ask_as(address, BUILDER, "/v1/a/renew", &renew).await;
     ask_as(address, BUILDER, "/v1/a/acquire", &with_owner("expired", &expired)).await;
     ask_as(address, BUILDER, "/v1/b/acquire", &acquire("n", &id())).await;
+    let steal = acquire("n", &id()).replace(r#""try""#, r#""steal""#);
+    ask_as(address, BUILDER, "/v1/a/together", &format!(r#"{{"questions":[{{"acquire":{steal}}}]}}"#)).await;
     ask(address, "GET", "/v1/a/locks", &[], "").await;
     let begun = Instant::now();
     let text = loop {
@@ -72,6 +74,7 @@ async fn it_says_who_did_what_and_no_secret() {
         "lost force_released builder forced",
         "granted null builder expired",
         "lost expired builder expired",
+        "refused 403 builder null",
         "refused 403 builder null",
         "refused 401 127.0.0.1 null",
     ]

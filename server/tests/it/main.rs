@@ -13,4 +13,5 @@ mod places;
 mod sites;
 mod slow;
 mod tls;
+mod together;
 mod wire;

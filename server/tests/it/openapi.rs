@@ -9,8 +9,8 @@ use schemars::{
 };
 use serde_json::{Map, Value, json};
 use windlass::protocol::{
-    Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Locks, Problem, Release,
-    Renew, Renewed,
+    Acquire, AcquireAll, Acquired, Answers, Change, ForceRelease, ForceReleased, Grant, Locks, Problem,
+    Release, Renew, Renewed, Together,
 };
 use windlass_server::ServerOptions;
 
@@ -230,6 +230,18 @@ fn paths(schemas: &mut Schemas) -> Value {
             "A claim may be believed in for its \
             `ttl_ms` from when this was sent, plus `held_ms`, less 1 % and 2 ms.",
             |schemas| schemas.answer::<Renewed>(),
+            &[],
+        ),
+    );
+    add(
+        "/v1/{namespace}/together",
+        "post",
+        post::<Together>(
+            schemas,
+            "Asks for several things that may have to wait, for programs with few connections.",
+            "Each is what it is by itself, but for how long the request is held open: it is answered as soon as one of them has its \
+            answer, and when the same client asks so another time. What has no answer yet is `null` and keeps its place: ask again.",
+            |schemas| schemas.answer::<Answers>(),
             &[],
         ),
     );

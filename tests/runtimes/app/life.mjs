@@ -9,6 +9,7 @@ globalThis.hold = async (name, options) => {
   lock = await locks.acquire(name, options);
   return String(lock.fencingToken);
 };
+globalThis.giveBack = () => lock.release();
 globalThis.standInLine = (name, options) => void locks.acquire(name, options).catch(() => {});
 globalThis.state = () => ({
   held: lock.isHeld(),

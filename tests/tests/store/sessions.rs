@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass::{ErrorKind, LostReason, Mode, open_backend, rt::Native};
+use windlass::{ErrorKind, Locker, LostReason, Mode, open_backend, rt::Native};
 use windlass_server::{Audit, Server, ServerOptions, Store};
 use windlass_tests::{
+    few,
     place::{Folder, PATIENCE, ask, block_on},
     server,
     server_process::ServerProcess,
@@ -20,7 +21,7 @@ use windlass_tests::{
 
 use crate::{Servers, TTL, acquire, attempt, locker, locker_of, program, until, waiters};
 
-over_each_store! { both_servers_have_the_same_locks, the_claim_of_a_dead_client_ends_by_its_ttl, a_dead_waiter_leaves_its_place_by_its_ttl, a_claim_that_was_released_is_not_granted_late, claims_without_a_client_live_each_by_its_own_renewals, a_claim_goes_from_server_to_server_and_back, a_waiter_that_goes_to_another_server_keeps_its_place, the_audit_log_tells_of_a_loss_when_there_is_one, a_server_is_stopped_and_started_again, the_namespaces_of_all_servers_are_known_at_each, it_is_ready_when_its_store_is_and_counts_only_what_it_knows }
+over_each_store! { both_servers_have_the_same_locks, one_with_few_connections_keeps_what_it_has_at_either_server, the_claim_of_a_dead_client_ends_by_its_ttl, a_dead_waiter_leaves_its_place_by_its_ttl, a_claim_that_was_released_is_not_granted_late, claims_without_a_client_live_each_by_its_own_renewals, a_claim_goes_from_server_to_server_and_back, a_waiter_that_goes_to_another_server_keeps_its_place, the_audit_log_tells_of_a_loss_when_there_is_one, a_server_is_stopped_and_started_again, the_namespaces_of_all_servers_are_known_at_each, it_is_ready_when_its_store_is_and_counts_only_what_it_knows }
 
 fn both_servers_have_the_same_locks(store: &'static str) {
     let servers = Servers::over(store);
@@ -39,6 +40,31 @@ fn both_servers_have_the_same_locks(store: &'static str) {
     assert_eq!(taken_from.len(), 1);
     until("bob hears of it", || !next.is_held());
     assert_eq!(next.check().unwrap_err().kind(), ErrorKind::Lost(LostReason::ForceReleased));
+}
+
+/// Each of its requests may reach another server, so the earlier one is not ended by the next.
+fn one_with_few_connections_keeps_what_it_has_at_either_server(store: &'static str) {
+    let servers = Servers::over(store);
+    let other = locker(&servers.url_of_one());
+    let backend = few::client(&servers.url_of_both(), few::CONNECTIONS).with_few_connections();
+    let page = Locker::over(Arc::new(backend), Arc::new(Native));
+    let names: Vec<String> = (0..8).map(|n| format!("lock-{n}")).collect();
+    let taken: Vec<_> = names.iter().map(|name| acquire(&other, name)).collect();
+    let held = block_on(page.lock("held").ttl(TTL).timeout(PATIENCE)).unwrap();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = names.iter().map(|name| scope.spawn(|| acquire(&page, name))).collect();
+        let wait = || names.iter().all(|name| waiters(&other, name).len() == 1);
+        until("it waits for all", wait);
+        let start = Instant::now();
+        while start.elapsed() < TTL * 2 {
+            held.check().unwrap();
+            assert!(wait());
+        }
+        taken.into_iter().for_each(|guard| block_on(guard.release()).unwrap());
+        waiting.into_iter().for_each(|waiting| block_on(waiting.join().unwrap().release()).unwrap());
+    });
+    block_on(held.release()).unwrap();
+    until("nothing is left", || block_on(other.list("")).unwrap().is_empty());
 }
 
 /// The server that speaks for it lives on, and renews for others.

@@ -10,7 +10,11 @@ use futures_util::{
 use serde::Serialize;
 
 use super::*;
-use crate::{ask::Entry, rt::Native, transport::Response};
+use crate::{
+    ask::Entry,
+    rt::Native,
+    transport::{Request, Response},
+};
 
 /// Requests, each with what answers it.
 #[derive(Debug, Default)]
