@@ -62,7 +62,7 @@ pub struct Owner {
 }
 
 /// One request for one lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ask {
     /// Which lock.
     pub name: Name,

@@ -8,7 +8,7 @@ use axum::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use windlass::{Error, ErrorKind, protocol::Problem};
 
-use crate::{access::BadToken, limits::TooMany, metrics::Refused, routes::of_this_moment};
+use crate::{access::BadToken, bounds::Asked, limits::TooMany, metrics::Refused, routes::of_this_moment};
 
 /// What a route gives.
 pub(crate) type Answer = Result<Response, Refusal>;
@@ -127,10 +127,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Prefix {
     }
 }
 
-/// Reads a question.
-pub(crate) fn question<Q: DeserializeOwned>(body: &[u8]) -> Result<Q, Error> {
-    serde_json::from_slice(body)
-        .map_err(|e| invalid(&format!("the body is not the JSON that is wanted here: {e}")).with_source(e))
+/// Reads a question that makes sense.
+pub(crate) fn question<Q: DeserializeOwned + Asked>(body: &[u8]) -> Result<Q, Error> {
+    let question: Q = serde_json::from_slice(body)
+        .map_err(|e| invalid(&format!("the body is not the JSON that is wanted here: {e}")).with_source(e))?;
+    question.makes_sense()?;
+    Ok(question)
 }
 
 /// Writes an answer.

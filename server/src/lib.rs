@@ -18,6 +18,7 @@
 mod access;
 mod answer;
 mod audit;
+mod bounds;
 mod door;
 mod durable;
 mod elsewhere;

@@ -13,11 +13,11 @@ use axum::{
 };
 use futures_util::FutureExt;
 use windlass::{
-    ClaimId, MAX_TTL, MIN_TTL, Owner, Result, Waiting,
+    ClaimId, Owner, Result, Waiting,
     ask::{Ask, Claim, Term},
     protocol::{
         Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Happening, Locks, MISSING,
-        News, Problem, Release, Renew, Renewal, Renewed, Terms, millis,
+        News, Problem, Release, Renew, Renewal, Renewed, millis,
     },
     table::Kept,
     time::Moment,
@@ -34,9 +34,6 @@ use crate::{
     terms, together,
     who::{Asking, Who},
 };
-
-/// The most claims in one question, and questions in one request.
-const MOST_CLAIMS: usize = 10_000;
 
 type Here = State<Arc<Spaces>>;
 
@@ -131,18 +128,17 @@ impl Visit {
         let Acquire { claim, terms } = asked;
         let asking = who.asks(namespace, &terms, [&claim])?;
         let space = spaces.get(namespace)?;
-        check(&terms, 1)?;
         spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
         let (view, ask, line) = (space.client(terms.client)?, terms.ask(claim), Line::default());
-        let asked = ask.claim();
-        let (by, of, hears) = (view.clone(), space.clone(), line.clone());
+        let (asked, asks) = (ask.claim(), Arc::new([ask]));
+        let (by, of, hears, ask) = (view.clone(), space.clone(), line.clone(), asks.clone());
         let work = async move {
-            let (claims, hears) = ([ask.claim()], hears.hear());
-            let granted = of.take(by.as_ref(), &claims, by.acquire(&ask, &hears)).await?;
+            let ([ask], hears) = (&*ask, hears.hear());
+            let granted = of.take(by.as_ref(), &[ask.claim()], by.acquire(ask, &hears)).await?;
             Ok(granted.map(|grant| vec![grant]))
         }
         .boxed();
-        let question = Question { view, claims: vec![asked.clone()], work, line };
+        let question = Question { view, claims: vec![asked.clone()], asks, work, line };
         let told = |begun, grants: &[_]| told(spaces, &space, &asked, &grants[0], begun);
         held_open(spaces, &space, question, asking, told).await
     }
@@ -152,27 +148,23 @@ impl Visit {
         let AcquireAll { claims, terms } = asked;
         let asking = who.asks(namespace, &terms, &claims)?;
         let space = spaces.get(namespace)?;
-        check(&terms, claims.len())?;
         spaces.may_grant(Duration::from_millis(terms.ttl_ms)).await?;
         let (view, line) = (space.client(terms.client)?, Line::default());
         let mut asks: Vec<Ask> = claims.iter().map(|claim| terms.ask(claim.clone())).collect();
         // One order for all who ask: nobody waits for somebody who waits for them.
         asks.sort_by(|a, b| a.name.cmp(&b.name));
-        if asks.windows(2).any(|pair| pair[0].name == pair[1].name) {
-            return Err(invalid("the same name twice: name each lock once").into());
-        }
         let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
-        let (order, asked) = (claims.clone(), claims.clone());
-        let (by, of, hears) = (view.clone(), space.clone(), line.clone());
+        let (order, asked, asks) = (claims.clone(), claims.clone(), Arc::<[Ask]>::from(asks));
+        let (by, of, hears, each) = (view.clone(), space.clone(), line.clone(), asks.clone());
         let work = async move {
-            let all: Vec<Claim> = asks.iter().map(Ask::claim).collect();
+            let all: Vec<Claim> = each.iter().map(Ask::claim).collect();
             let hears = hears.hear();
-            let granted = of.take(by.as_ref(), &all, by.acquire_all(&asks, &hears)).await?;
+            let granted = of.take(by.as_ref(), &all, by.acquire_all(&each, &hears)).await?;
             let Some(grants) = granted else { return Ok(None) };
-            let grant_of = |claim: &Claim| asks.iter().position(|ask| ask.claim_id == claim.id);
+            let grant_of = |claim: &Claim| each.iter().position(|ask| ask.claim_id == claim.id);
             Ok(Some(order.iter().filter_map(grant_of).map(|place| grants[place].clone()).collect()))
         };
-        let question = Question { view, claims, work: work.boxed(), line };
+        let question = Question { view, claims, asks, work: work.boxed(), line };
         let all = |begun, grants: &[_]| {
             let each = asked.iter().zip(grants);
             each.map(|(claim, grant)| told(spaces, &space, claim, grant, begun)).collect::<Vec<_>>()
@@ -215,9 +207,6 @@ impl Visit {
         who.renews(namespace, proven.iter().map(|proven| &proven.kept.name))?;
         let space = spaces.get(namespace)?;
         spaces.take_up(&space, &proven);
-        if claims.len() > MOST_CLAIMS {
-            return Err(invalid("too many claims in one question: 10,000 at the most").into());
-        }
         let view = space.client(client)?;
         let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
         let renewals = view.renew(&claims).await?;
@@ -405,12 +394,12 @@ async fn other_method() -> Response {
 async fn held_open<G>(
     spaces: &Arc<Spaces>,
     space: &Arc<Space>,
-    question: Question<Option<Vec<windlass::ask::Grant>>>,
+    question: Question,
     asking: Asking,
     told: impl FnOnce(Moment, &[windlass::ask::Grant]) -> G,
 ) -> Result<Acquired<G>, Refusal> {
     let begun = spaces.now();
-    let (view, claims, line) = (question.view.clone(), question.claims.clone(), question.line.clone());
+    let (view, claims) = (question.view.clone(), question.claims.clone());
     let patience = asking.patience;
     match parked::wait(spaces, space, question, patience, || asking.waits()).await {
         Waited::Over(Ok(Some(grants))) => {
@@ -433,22 +422,8 @@ async fn held_open<G>(
             asking.ends();
             Err(too_many.into())
         }
-        Waited::NotYet => Ok(Acquired::Waiting(asking.is_told(line.last()))),
+        Waited::NotYet(waiting) => Ok(Acquired::Waiting(asking.is_told(waiting))),
     }
-}
-
-fn check(terms: &Terms, claims: usize) -> Result<()> {
-    let ttl = Duration::from_millis(terms.ttl_ms);
-    if ttl < MIN_TTL || ttl > MAX_TTL {
-        return Err(invalid("ttl_ms is out of range: 1000 to 3600000"));
-    }
-    if terms.keep_ms.is_some_and(|keep| Duration::from_millis(keep) > MAX_TTL) {
-        return Err(invalid("keep_ms is out of range: 3600000 at the most"));
-    }
-    if claims == 0 || claims > MOST_CLAIMS {
-        return Err(invalid("name 1 to 10,000 claims"));
-    }
-    Ok(())
 }
 
 /// The header that says that an answer is of this moment.

@@ -24,8 +24,12 @@ def before_call(_context, case, _kwargs):
         time = case.body.get(field)
         if time is None or (type(time) is int and 0 <= time < 1 << 64):
             case.body[field] = min(time or 0, MILLISECONDS)
-    if verb == "acquire-all":
-        name_each_once(case.body.get("claims"))
+    questions = [case.body] if verb == "acquire-all" else []
+    if verb == "together" and isinstance(case.body.get("questions"), list):
+        asked = [each for each in case.body["questions"] if isinstance(each, dict)]
+        questions = [each["acquire-all"] for each in asked if isinstance(each.get("acquire-all"), dict)]
+    for question in questions:
+        name_each_once(question.get("claims"))
 
 
 def whole(value):

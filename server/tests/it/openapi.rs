@@ -240,7 +240,8 @@ fn paths(schemas: &mut Schemas) -> Value {
             schemas,
             "Asks for several things that may have to wait, for programs with few connections.",
             "Each is what it is by itself, but for how long the request is held open: it is answered as soon as one of them has its \
-            answer, and when the same client asks so another time. What has no answer yet is `null` and keeps its place: ask again.",
+            answer, and when the same client asks so another time. What has no answer yet is `null` and keeps its place: ask again. \
+            One that is refused has its problem in its place; one that makes no sense is refused with all, and none is asked.",
             |schemas| schemas.answer::<Answers>(),
             &[],
         ),

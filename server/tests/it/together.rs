@@ -72,7 +72,6 @@ async fn without_a_wait_each_has_its_answer() {
         { "acquire-all": { "claims": several } },
         { "change": { "name": "mine", "claim": mine, "to": "shared" } },
         { "renew": { "claims": [{ "name": "taken", "claim": held }] } },
-        { "acquire": { "name": "short", "claim": id(), "ttl_ms": 1 } },
         { "change": { "name": "nobody's", "claim": id(), "to": "shared" } },
     ]);
     let answers = post(address, "together", json!({ "wait_ms": 0, "questions": questions })).await;
@@ -87,10 +86,6 @@ async fn without_a_wait_each_has_its_answer() {
     assert_eq!(answer(4)["renew"]["claims"][0]["state"], "held");
     assert_eq!(
         (&answer(5)["problem"]["status"], &answer(5)["problem"]["kind"]),
-        (&json!(400), &json!("invalid_input"))
-    );
-    assert_eq!(
-        (&answer(6)["problem"]["status"], &answer(6)["problem"]["kind"]),
         (&json!(409), &json!("not_held"))
     );
     assert_eq!(post(address, "together", json!({ "questions": [] })).await, json!({ "answers": [] }));
@@ -180,6 +175,32 @@ async fn one_that_is_refused_is_refused_alone_and_seen() {
     // Where it may do nothing it is not let in.
     let nothing = json!({ "questions": [] }).to_string();
     assert_eq!(ask_as(address, BUILDER, "/v1/b/together", &nothing).await.status, 403);
+}
+
+#[tokio::test]
+async fn one_that_makes_no_sense_is_refused_with_all() {
+    let address = serve(ServerOptions::default()).await;
+    let all = |claims: Value| json!({ "acquire-all": { "claims": claims } });
+    let claim = |name: &str| json!({ "name": name, "claim": id() });
+    let senseless = [
+        json!({ "acquire": { "name": "n", "claim": id(), "ttl_ms": 1 } }),
+        json!({ "acquire": { "name": "n", "claim": id(), "keep_ms": 3_600_001 } }),
+        json!({ "acquire": { "name": "n", "claim": "not an id" } }),
+        json!({ "acquire-all": { "claims": [claim("n")], "ttl_ms": 3_600_001 } }),
+        all(json!([])),
+        all(json!([claim("n"), claim("n")])),
+        json!({ "change": { "name": "n", "claim": id(), "to": "nothing" } }),
+        json!({ "release": { "claims": [claim("n")] } }),
+    ];
+    for senseless in senseless {
+        let questions = json!([acquire("free", &id()), senseless]);
+        let question = json!({ "wait_ms": 0, "questions": questions }).to_string();
+        let answer = ask(address, "POST", "/v1/a/together", &[], &question).await;
+        let problem: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!((answer.status, &problem["kind"]), (400, &json!("invalid_input")), "{question}");
+    }
+    let seen = ask(address, "GET", "/v1/a/locks", &[], "").await;
+    assert_eq!(seen.body, r#"{"locks":[]}"#);
 }
 
 #[tokio::test]

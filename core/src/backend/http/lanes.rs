@@ -8,6 +8,8 @@
 //! - **It does not**, because it is another server of the same store, or the connection is dead: the earlier request is given up when
 //!   the next but one is sent.
 //! - **A request fails**: everybody is told, and asks again by the same ids. One whose place another has taken fails unheard.
+//! - **A question makes no sense**: all of the request is refused. What is asked here was found to make sense before; what somebody
+//!   may not ask for is refused alone.
 //! - **Two requests bring the same grant**: who was told by the first asks no more, and the second finds nobody to tell.
 //! - **More than fits into a request** goes by itself, or with the next one where that is soon.
 

@@ -1,0 +1,136 @@
+//! Who joins what was asked before.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use tokio::{sync::watch, task::yield_now};
+use windlass::{
+    Mode,
+    ask::{Entry, Owner},
+};
+
+use super::*;
+use crate::store::Store;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// In the place of locks: what counts how often it is asked, and grants what the test says.
+struct Locks {
+    spaces: Arc<Spaces>,
+    space: Arc<Space>,
+    asked: Arc<AtomicUsize>,
+    told: Arc<AtomicUsize>,
+    token: watch::Sender<u64>,
+}
+
+fn locks() -> Locks {
+    let spaces = Spaces::new(Store::in_memory());
+    let space = spaces.get("a").unwrap();
+    let (asked, told) = Default::default();
+    Locks { spaces, space, asked, told, token: watch::Sender::new(0) }
+}
+
+fn ask() -> Ask {
+    Ask {
+        name: "n".parse().unwrap(),
+        claim_id: ClaimId::from_u128(7),
+        mode: Mode::Exclusive,
+        entry: Entry::Queue,
+        ttl: Duration::from_secs(10),
+        owner: Arc::new(Owner::default()),
+        keep: Duration::ZERO,
+    }
+}
+
+impl Locks {
+    fn view(&self, client: u128) -> Arc<dyn Backend> {
+        self.space.client(Some(ClaimId::from_u128(client))).unwrap()
+    }
+
+    /// The token that is granted within this time.
+    fn wait(&self, time: Duration, client: u128, ask: Ask) -> impl Future<Output = Option<u64>> + use<> {
+        let (spaces, space, view, line) =
+            (self.spaces.clone(), self.space.clone(), self.view(client), Line::default());
+        let (asked, told, mut token, hears) =
+            (self.asked.clone(), self.told.clone(), self.token.subscribe(), line.clone().hear());
+        let work = async move {
+            asked.fetch_add(1, SeqCst);
+            hears(Waiting::default());
+            let fencing_token = *token.wait_for(|token| *token > 0).await.unwrap();
+            told.fetch_add(1, SeqCst);
+            Ok(Some(vec![Grant { fencing_token, mode: Mode::Exclusive, lease: None }]))
+        };
+        let claims = vec![ask.claim()];
+        let question = Question { view, claims, asks: Arc::new([ask]), work: work.boxed(), line };
+        let patience = Patience { wait: time, keep: GRACE };
+        async move {
+            match wait(&spaces, &space, question, patience, || Ok(())).await {
+                Waited::Over(taken) => Some(taken.unwrap().unwrap()[0].fencing_token),
+                Waited::NotYet(_) => None,
+                Waited::Refused(_) => unreachable!("nobody objects"),
+            }
+        }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn who_asks_again_joins() {
+    let locks = locks();
+    assert_eq!(locks.wait(Duration::ZERO, 1, ask()).await, None);
+    assert_eq!(locks.wait(Duration::ZERO, 1, ask()).await, None);
+    let again = tokio::spawn(locks.wait(LONG, 1, ask()));
+    yield_now().await;
+    let beside = tokio::spawn(locks.wait(LONG, 1, ask()));
+    yield_now().await;
+    assert_eq!(locks.wait(Duration::ZERO, 1, ask()).await, None);
+    assert_eq!(locks.asked(), 1);
+    locks.token.send_replace(3);
+    assert_eq!((again.await.unwrap(), beside.await.unwrap()), (Some(3), Some(3)));
+    assert_eq!(locks.asked(), 1);
+    assert!(locks.space.waiters.lock().is_empty());
+}
+
+#[tokio::test]
+async fn who_asks_something_else_does_not() {
+    let locks = locks();
+    let ways = [ask(), Ask { mode: Mode::Shared, ..ask() }, Ask { claim_id: ClaimId::from_u128(8), ..ask() }];
+    for (asked, way) in ways.into_iter().enumerate() {
+        assert_eq!(locks.wait(Duration::ZERO, 1, way).await, None);
+        assert_eq!(locks.asked(), asked + 1);
+    }
+    // By another client.
+    assert_eq!(locks.wait(Duration::ZERO, 2, ask()).await, None);
+    assert_eq!(locks.asked(), 4);
+}
+
+/// Nobody may have what was granted then any more.
+#[tokio::test]
+async fn what_came_while_nobody_asked_is_asked_anew() {
+    let locks = locks();
+    assert_eq!(locks.wait(Duration::ZERO, 1, ask()).await, None);
+    locks.token.send_replace(3);
+    while locks.told.load(SeqCst) == 0 {
+        yield_now().await;
+    }
+    locks.token.send_replace(4);
+    assert_eq!(locks.wait(LONG, 1, ask()).await, Some(4));
+    assert_eq!(locks.asked(), 2);
+}
+
+#[tokio::test]
+async fn what_nobody_joins_ends() {
+    let locks = locks();
+    let before = Arc::strong_count(&locks.asked);
+    assert_eq!(locks.wait(Duration::ZERO, 1, ask()).await, None);
+    assert!(Arc::strong_count(&locks.asked) > before);
+    while Arc::strong_count(&locks.asked) > before {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // It is before the claim leaves.
+    assert!(!locks.space.waiters.lock().is_empty());
+    assert_eq!(locks.wait(Duration::ZERO, 1, ask()).await, None);
+    assert_eq!(locks.asked(), 2);
+}
