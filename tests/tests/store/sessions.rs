@@ -73,16 +73,13 @@ fn many_turns_of_one_with_few_connections_ask_little_of_the_store(store: &'stati
     let backend = few::client(&servers.url_of_one(), few::CONNECTIONS).with_few_connections();
     let page = Locker::over(Arc::new(backend), Arc::new(Native));
     let first = acquire(&page, "turn");
-    let begun = Instant::now();
     thread::scope(|scope| {
         for _ in 0..64 {
             scope.spawn(|| block_on(acquire(&page, "turn").release()).unwrap());
         }
         until("all wait", || waiters(&page, "turn").len() == 64);
-        eprintln!("all wait after {:?}", begun.elapsed());
         block_on(first.release()).unwrap();
     });
-    eprintln!("all done after {:?}", begun.elapsed());
     assert!(block_on(page.list("")).unwrap().is_empty());
 }
 
