@@ -316,7 +316,7 @@ pub(crate) struct Man {
 
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Where the locks live, as file:///DIR, http://HOST:PORT/NAMESPACE, etcd://H1,H2,H3/PREFIX or redis://HOST:PORT/DB [default: $WINDLASS_URL, else files of this user on this machine]
+    /// Where the locks live, as file:///DIR, http://HOST:PORT/NAMESPACE, etcd://H1,H2,H3/PREFIX, redis://HOST:PORT/DB or k8s://NAMESPACE/leases [default: $WINDLASS_URL, else files of this user on this machine]
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<OsString>,
 }

@@ -31,6 +31,10 @@ pub use file::{FileBackend, Naming};
 pub(crate) mod http;
 #[cfg(feature = "http")]
 pub use http::HttpBackend;
+#[cfg(all(feature = "kubernetes", not(target_family = "wasm")))]
+pub(crate) mod kubernetes;
+#[cfg(all(feature = "kubernetes", not(target_family = "wasm")))]
+pub use kubernetes::KubernetesBackend;
 #[cfg(feature = "lockgate")]
 pub(crate) mod lockgate;
 #[cfg(feature = "lockgate")]

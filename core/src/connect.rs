@@ -20,6 +20,7 @@ use crate::{
 /// | `file:///DIR` | files of this machine; `?names=murmur3` for lockgate's old file names |
 /// | `http://HOST:PORT/NAMESPACE`, `https://…` | a Windlass server, with the token in `$WINDLASS_TOKEN`; `?ca=FILE` trusts its certificates besides the system's, `?cert=FILE` shows ours |
 /// | `redis://HOST:PORT/DB`, `rediss://…` with TLS, `redis+unix:///PATH`, `redis+sentinel://H1,H2,H3/NAME`, `redis+cluster://H1,H2,H3`, `redis+redlock://H1,H2,H3` | Redis or Valkey; credentials and files as for etcd; `?prefix=TEXT` before the names |
+/// | `k8s://NAMESPACE/leases`, `k8s://NAMESPACE/configmaps/NAME` | a Kubernetes cluster, as `kubectl` reaches it, or a pod its own: Lease objects, or the annotations of any object, which lockgate uses, too; `?context=NAME`, `?kubeconfig=FILE`, `?create=true`, `?qps=50` |
 /// | `lockgate+http://HOST:PORT`, `lockgate+https://…` | lockgate's own server, with the same two options |
 ///
 /// Every URL takes `?ttl=15s` (or `1500ms`, `2m`) and `?owner=TEXT`.
@@ -300,6 +301,18 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
                 Ok(Arc::new(HttpBackend::new(&url, transport, rt.clone())?.with_few_connections()))
             }))
         }
+        #[cfg(all(feature = "kubernetes", not(target_family = "wasm")))]
+        "k8s" => {
+            use crate::backend::kubernetes::{KubernetesBackend, address};
+            let mut address = address;
+            let [kubeconfig, context] = ["kubeconfig", "context"].map(|key| address.option(key));
+            let (create, qps) = (address.truth("create")?, address.number("qps")?);
+            address.no_more_options(&["kubeconfig", "context", "create", "qps"])?;
+            let cluster = address::Cluster { kubeconfig: kubeconfig.map(Into::into), context };
+            let settings = address::Settings { cluster, create, qps };
+            let there = address::Address::parse(&address.rest, percent_decode, settings)?;
+            Ok(Box::new(move || Ok(Arc::new(KubernetesBackend::new(there.clone(), rt.clone())?))))
+        }
         #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
         "lockgate+http" | "lockgate+https" => {
             use crate::{backend::lockgate::LockgateBackend, transport};
@@ -338,6 +351,8 @@ const SCHEMES: &[&str] = &[
     "redis(s)://HOST:PORT/DB",
     #[cfg(feature = "http")]
     "http(s)://HOST:PORT/NAMESPACE",
+    #[cfg(all(feature = "kubernetes", not(target_family = "wasm")))]
+    "k8s://NAMESPACE/leases or k8s://NAMESPACE/RESOURCE/NAME",
     #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
     "lockgate+http(s)://HOST:PORT",
 ];
@@ -421,14 +436,17 @@ impl Address {
         Ok(None)
     }
 
-    #[cfg(all(feature = "redis", not(target_family = "wasm")))]
+    #[cfg(all(any(feature = "kubernetes", feature = "redis"), not(target_family = "wasm")))]
     fn number(&mut self, key: &str) -> Result<Option<u32>> {
         let Some(text) = self.option(key) else { return Ok(None) };
         let number = text.parse().map_err(|_| invalid(&format!("{key}={text} is no whole number")))?;
         Ok(Some(number))
     }
 
-    #[cfg(all(any(feature = "etcd", feature = "redis"), not(target_family = "wasm")))]
+    #[cfg(all(
+        any(feature = "etcd", feature = "kubernetes", feature = "redis"),
+        not(target_family = "wasm")
+    ))]
     fn truth(&mut self, key: &str) -> Result<bool> {
         match self.option(key).as_deref() {
             None | Some("false") => Ok(false),

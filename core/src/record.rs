@@ -30,6 +30,9 @@ use crate::{
     time::Millis,
 };
 
+#[cfg(all(feature = "kubernetes", not(target_family = "wasm")))]
+mod written;
+
 /// More room than this is given back once nobody is in it.
 const ROOM_TO_KEEP: usize = 32;
 

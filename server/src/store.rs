@@ -47,8 +47,9 @@ impl Store {
         Ok(Self { rt, durable: Some(durable), found, shared: None })
     }
 
-    /// In the store that this URL leads to; the locks of a namespace are those of `URL/NAMESPACE`. The server keeps
-    /// nothing, so there may be any number of them over one store. The store need not be there yet.
+    /// In the store that this URL leads to; the locks of a namespace are those of `URL/NAMESPACE`, or in Kubernetes those of the URL
+    /// with the namespace for its `*`. The server keeps nothing, so there may be any number of them over one store. The store
+    /// need not be there yet.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] when the URL makes no sense, or its locks are those of one process or machine.
@@ -97,6 +98,16 @@ impl StoreUrl {
         if place.starts_with("redis") {
             let and = if options.is_empty() { "?" } else { "&" };
             return format!("{place}{options}{and}namespace={namespace}");
+        }
+        // Where each namespace has an object of its own, the servers' own has a name that none could have.
+        if place.starts_with("k8s:")
+            && let Some((before, after)) = place.split_once('*')
+        {
+            if namespace == elsewhere::NAMESPACE {
+                let cluster: Vec<&str> = place.splitn(4, '/').take(3).collect();
+                return format!("{}/leases/{namespace}{options}", cluster.join("/"));
+            }
+            return format!("{before}{namespace}{after}{options}");
         }
         format!("{place}/{namespace}{options}")
     }
@@ -162,8 +173,12 @@ mod tests {
             ("etcd://a/locks/?user=x&ca=/y", "etcd://a/locks/team?user=x&ca=/y"),
             ("redis://a/1", "redis://a/1?namespace=team"),
             ("redis+cluster://a,b/?prefix=x:", "redis+cluster://a,b?prefix=x:&namespace=team"),
+            ("k8s://locks/leases?context=x", "k8s://locks/leases/team?context=x"),
+            ("k8s://werf/configmaps/werf-*?create=true", "k8s://werf/configmaps/werf-team?create=true"),
         ] {
             assert_eq!(StoreUrl::new(store).of("team"), of_team);
         }
+        let werf = StoreUrl::new("k8s://werf/configmaps/werf-*?create=true");
+        assert_eq!(werf.of(elsewhere::NAMESPACE), "k8s://werf/leases/.namespaces?create=true");
     }
 }

@@ -12,6 +12,7 @@ pub mod conformance;
 pub mod crowd;
 pub mod etcd;
 pub mod few;
+pub mod kubernetes;
 pub mod place;
 pub mod processes;
 pub mod proxy;

@@ -45,7 +45,8 @@ fn every_backend_has_its_parts() {
             name == "memory" || all.contains(&format!("\"{name}\"")),
             format!("{name} in the feature all-backends of core/Cargo.toml"),
         );
-        want(schemes.contains(&format!("\"{name}")), format!("{name} in SCHEMES of core/src/connect.rs"));
+        let scheme = if name == "kubernetes" { "k8s" } else { &name };
+        want(schemes.contains(&format!("\"{scheme}")), format!("{scheme} in SCHEMES of core/src/connect.rs"));
         want(ci.contains(&name), format!("{name} in the list of backends of .github/workflows/ci.yml"));
         want(
             connect.contains(&format!("backend::{name}::")),

@@ -2,7 +2,11 @@ module windlass-tests/lockgate-http
 
 go 1.26.0
 
-require github.com/werf/lockgate v0.1.2-0.20240704184704-a03017298b88
+require (
+	github.com/werf/lockgate v0.1.2-0.20240704184704-a03017298b88
+	k8s.io/apimachinery v0.26.2
+	k8s.io/client-go v0.26.2
+)
 
 require (
 	github.com/davecgh/go-spew v1.1.1 // indirect
@@ -26,8 +30,6 @@ require (
 	google.golang.org/protobuf v1.28.1 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect
 	gopkg.in/yaml.v2 v2.4.0 // indirect
-	k8s.io/apimachinery v0.26.2 // indirect
-	k8s.io/client-go v0.26.2 // indirect
 	k8s.io/klog/v2 v2.90.1 // indirect
 	k8s.io/utils v0.0.0-20230209194617-a36077c30491 // indirect
 	sigs.k8s.io/json v0.0.0-20221116044647-bc3834ca7abd // indirect

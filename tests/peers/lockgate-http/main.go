@@ -1,7 +1,9 @@
-// Is lockgate's HTTP server, or drives its client by lines on standard input and answers each with a line.
+// Is lockgate's HTTP server, or drives its client for that or its locker for Kubernetes by lines on standard input and answers
+// each with a line.
 //
 //	lockgate-http serve ADDRESS                      -> "address ADDRESS"
 //	lockgate-http URL
+//	lockgate-http kubernetes URL CA TOKEN NAMESPACE CONFIGMAP
 //
 //	try ID NAME exclusive|shared ACQUIRER            -> "acquired ID" or "busy ID"
 //	acquire ID NAME exclusive|shared ACQUIRER        -> "waits ID" if it has to, and "acquired ID"
@@ -29,6 +31,9 @@ import (
 	"github.com/werf/lockgate"
 	"github.com/werf/lockgate/pkg/distributed_locker"
 	"github.com/werf/lockgate/pkg/distributed_locker/optimistic_locking_store"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 )
 
 var (
@@ -38,9 +43,12 @@ var (
 )
 
 func main() {
-	if os.Args[1] == "serve" {
+	switch os.Args[1] {
+	case "serve":
 		serve(os.Args[2])
-	} else {
+	case "kubernetes":
+		locker = kubernetes(os.Args[2], os.Args[3], os.Args[4], os.Args[5], os.Args[6])
+	default:
 		locker = distributed_locker.NewHttpLocker(os.Args[1])
 	}
 	say("ready")
@@ -79,6 +87,20 @@ func main() {
 			check(fmt.Errorf("unknown command %q", words[0]))
 		}
 	}
+}
+
+func kubernetes(url, ca, token, namespace, name string) lockgate.Locker {
+	client, err := dynamic.NewForConfig(&rest.Config{
+		Host:            url,
+		BearerToken:     token,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: ca},
+		// Its own limit would be measured otherwise.
+		QPS:   50,
+		Burst: 100,
+	})
+	check(err)
+	configmaps := schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
+	return distributed_locker.NewKubernetesLocker(client, configmaps, name, namespace)
 }
 
 // serve ends with the program, whose end is that of its standard input. The first part of a path is a set of names of its

@@ -100,7 +100,8 @@ pub async fn a_semaphore_lets_in_its_limit(place: &dyn Place) {
                 let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
                 assert!(now <= 3, "{now} are inside");
                 most.fetch_max(now, Ordering::SeqCst);
-                rt.sleep(Duration::from_millis(2)).await;
+                // Longer than one step takes in a slow store, so that another one can come in meanwhile.
+                rt.sleep(Duration::from_millis(20)).await;
                 inside.fetch_sub(1, Ordering::SeqCst);
                 drop(guard);
             }

@@ -26,6 +26,7 @@ mod peers;
 mod sessions;
 mod suite;
 mod suspended;
+mod werf;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

@@ -6,7 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use windlass::{Backend, Locker, rt::Runtime};
 use windlass_server::{Server, Store};
 use windlass_tests::{
-    conformance, etcd,
+    conformance, etcd, kubernetes,
     place::{Place, UrlPlace, block_on},
     redis, server,
 };
@@ -52,6 +52,11 @@ pub(crate) fn redis() -> &'static str {
         (redis, url)
     });
     url
+}
+
+pub(crate) fn cluster() -> &'static kubernetes::Cluster {
+    static CLUSTER: OnceLock<kubernetes::Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(kubernetes::Cluster::start)
 }
 
 fn server_over(store: &str) -> String {

@@ -1,0 +1,107 @@
+//! What the API server, or the way to it, says when it does not do what was asked.
+
+use std::{error::Error as StdError, time::Duration};
+
+use reqwest::{Response, header::RETRY_AFTER};
+use serde_json::Value;
+
+use super::shelf::Shelf;
+use crate::error::{Error, ErrorKind};
+
+/// An answer.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    /// Null where it was no JSON, which has no message either.
+    pub(super) said: Value,
+    retry_after: Option<Duration>,
+}
+
+impl Reply {
+    pub(super) fn new(status: u16, said: Value) -> Self {
+        let retry_after = said["details"]["retryAfterSeconds"].as_u64().map(Duration::from_secs);
+        Self { status, said, retry_after }
+    }
+
+    pub(super) async fn of(response: Response) -> Result<Self, reqwest::Error> {
+        let status = response.status().as_u16();
+        // Whoever comes too often is told by this alone.
+        let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let said = response.bytes().await?;
+        let mut reply = Self::new(status, serde_json::from_slice(&said).unwrap_or_default());
+        reply.retry_after = reply.retry_after.or(header.map(Duration::from_secs));
+        Ok(reply)
+    }
+}
+
+/// A status that is no success.
+pub(super) fn refused(reply: &Reply, shelf: &Shelf) -> Error {
+    let said = reply.said["message"].as_str().unwrap_or("no reason is given");
+    let said: String = said.chars().take(400).flat_map(char::escape_debug).collect();
+    let status = reply.status;
+    let error = match status {
+        401 => Error::new(
+            ErrorKind::Denied,
+            format!(
+                "the API server does not know who we are ({said}): look at the token or certificate of the kubeconfig"
+            ),
+        ),
+        403 => {
+            Error::new(ErrorKind::Denied, format!("the API server refuses it: {said}; {}", shelf.rights()))
+        }
+        404 => Error::new(ErrorKind::Storage, format!("the API server does not find it: {said}")),
+        408 | 409 | 410 | 429 | 500 | 502..=504 => Error::new(
+            ErrorKind::Unavailable,
+            format!("the API server cannot do it just now ({status}): {said}"),
+        ),
+        _ => Error::new(ErrorKind::Storage, format!("the API server does not take it ({status}): {said}")),
+    };
+    match reply.retry_after {
+        Some(after) => error.with_retry_after(after),
+        None => error,
+    }
+}
+
+/// No answer, without the URL.
+pub(super) fn of_transport(error: reqwest::Error) -> Error {
+    let error = error.without_url();
+    if error.is_builder() {
+        return Error::new(ErrorKind::InvalidInput, "the server in the kubeconfig makes no sense to HTTP");
+    }
+    let what = match error {
+        _ if error.is_timeout() => "the API server does not answer",
+        _ if error.is_connect() => "cannot connect to the API server",
+        _ => "the connection to the API server broke",
+    };
+    let (mut cause, mut last) = (error.source(), String::new());
+    let mut untrusted = false;
+    while let Some(error) = cause {
+        untrusted |= is_of_tls(error);
+        last = error.to_string();
+        cause = error.source();
+    }
+    if untrusted {
+        let message = format!(
+            "no TLS with the API server: {last}; look at the authority and certificate in the kubeconfig"
+        );
+        return Error::new(ErrorKind::Denied, message);
+    }
+    Error::new(ErrorKind::Unavailable, format!("{what}: {last}"))
+}
+
+/// An error of the system may have another one within it, which it does not name as its source.
+fn is_of_tls(error: &(dyn StdError + 'static)) -> bool {
+    let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || within.is_some_and(|error| is_of_tls(error))
+}
+
+pub(super) fn silent() -> Error {
+    Error::new(ErrorKind::Unavailable, "the API server does not answer")
+}
+
+pub(super) fn broke() -> Error {
+    Error::new(ErrorKind::Unavailable, "the API server ends the watch of the locks again and again")
+}
+
+pub(super) fn no_thread() -> Error {
+    Error::new(ErrorKind::Closed, "the background thread of this process is gone")
+}

@@ -1,0 +1,202 @@
+//! From an ask to a grant, and from an upgrade to its end.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures_util::future::{self, Either};
+
+use super::{
+    Space,
+    desk::Done,
+    doc::{Answer, Doc, Order},
+    hub::Known,
+    names::seal,
+};
+use crate::{
+    ask::{Ask, Claim, Entry, Grant, Mode, Waiting},
+    backend::OnWaiting,
+    error::{Error, ErrorKind, Result},
+    name::ClaimId,
+    time::Millis,
+};
+
+/// Where a claim stands, as far as is known here.
+enum Standing {
+    Holds,
+    Waits {
+        why: Waiting,
+        /// When it is its turn to bury somebody, if nothing happens before.
+        acts_in: Option<Duration>,
+        dead: Vec<(ClaimId, u64)>,
+    },
+    Gone,
+}
+
+impl Space {
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        ask: &Ask,
+        waiting: OnWaiting<'_>,
+    ) -> Result<Option<Grant>> {
+        let claim = ask.claim();
+        let sealed = Ask { claim_id: seal(ask.claim_id), ..ask.clone() };
+        self.link.turn().await;
+        let mut done = self.order(&ask.name, Order::Acquire(sealed.clone())).await?;
+        if done.answer == Answer::Busy && self.bury_by_the_way(&claim).await? {
+            done = self.order(&ask.name, Order::Acquire(sealed)).await?;
+        }
+        let Done { answer, sent } = done;
+        match answer {
+            Answer::Granted(granted) => self.hold(&claim, granted, sent).map(Some),
+            Answer::Busy => Ok(None),
+            Answer::Waits if ask.entry == Entry::Try => Ok(None),
+            Answer::Waits => self.wait(&claim, None, waiting).await.map(Some),
+            _ => Err(gone()),
+        }
+    }
+
+    /// One who only tries finds the lock taken, by somebody who looks dead. Where all only try nobody would ever see a death: so
+    /// this one stays for as long as it takes to see it.
+    async fn bury_by_the_way(self: &Arc<Self>, claim: &Claim) -> Result<bool> {
+        let object = self.key(&claim.name);
+        let (Some((seen, sight)), _) = self.hub.known().lock(&object) else { return Ok(false) };
+        if !seen.looks_dead(self.link.rt.now().wall) {
+            return Ok(false);
+        }
+        let nobody = seal(claim.id);
+        let Some(at) = sight.acts_at(&seen.doc, 0, nobody) else { return Ok(false) };
+        self.link.rt.sleep(at.since(self.link.rt.monotonic())).await;
+        // As they were: who has lived on meanwhile is not among them.
+        let dead = sight.dead(at, &seen.doc, 0, nobody);
+        self.order(&claim.name, Order::Bury(dead)).await?;
+        Ok(true)
+    }
+
+    pub(super) async fn change(self: &Arc<Self>, claim: &Claim, to: Mode) -> Result<Grant> {
+        let Done { answer, sent } = self.order(&claim.name, Order::Change(seal(claim.id), to)).await?;
+        match answer {
+            Answer::Granted(granted) => self.hold(claim, granted, sent),
+            Answer::Refused(from) => {
+                let message =
+                    format!("a claim that is {from} cannot become {to}: only an upgradable one can");
+                Err(Error::new(ErrorKind::InvalidInput, message))
+            }
+            Answer::Waits => self.wait(claim, Some(to), &|_| {}).await,
+            _ => Err(Error::new(ErrorKind::NotHeld, "the claim is not held")),
+        }
+    }
+
+    /// Until it holds, in this mode if that is told.
+    async fn wait(
+        self: &Arc<Self>,
+        claim: &Claim,
+        mode: Option<Mode>,
+        waiting: OnWaiting<'_>,
+    ) -> Result<Grant> {
+        let by_watch = pin!(self.watch_for(claim, mode, waiting));
+        if mode.is_some() {
+            return by_watch.await;
+        }
+        match future::select(self.let_in(&claim.name, seal(claim.id)), by_watch).await {
+            Either::Left((Ok(done), _)) => match done? {
+                Done { answer: Answer::Granted(granted), sent } => self.hold(claim, granted, sent),
+                _ => Err(gone()),
+            },
+            Either::Left((Err(_), by_watch)) => by_watch.await,
+            Either::Right((grant, _)) => grant,
+        }
+    }
+
+    async fn watch_for(
+        self: &Arc<Self>,
+        claim: &Claim,
+        mode: Option<Mode>,
+        waiting: OnWaiting<'_>,
+    ) -> Result<Grant> {
+        let object = self.key(&claim.name);
+        let known = self.hub.known();
+        let mut told = None;
+        loop {
+            self.hub.watch().await?;
+            let changed = known.changed.listen();
+            match self.where_is(known, &object, seal(claim.id), mode) {
+                Standing::Gone => return Err(gone()),
+                Standing::Holds => {
+                    let Done { answer, sent } = self.order(&claim.name, Order::Renew(seal(claim.id))).await?;
+                    match answer {
+                        Answer::Granted(granted) if mode.is_none_or(|mode| granted.mode == mode) => {
+                            return self.hold(claim, granted, sent);
+                        }
+                        Answer::Granted(_) | Answer::Waits => {}
+                        _ => return Err(gone()),
+                    }
+                }
+                Standing::Waits { why, acts_in, dead } => {
+                    if told.as_ref().is_none_or(|told| !is_same(told, &why)) {
+                        waiting(why.clone());
+                        told = Some(why);
+                    }
+                    match acts_in {
+                        Some(Duration::ZERO) => {
+                            self.order(&claim.name, Order::Bury(dead.clone())).await?;
+                            let (lock, _) = known.lock(&object);
+                            let lives = |(id, beat): &(ClaimId, u64)| {
+                                let holder = lock.as_ref().and_then(|(seen, _)| seen.doc.holder(*id));
+                                holder.is_some_and(|holder| holder.beat != *beat)
+                            };
+                            if dead.iter().any(lives) {
+                                self.hub.distrust();
+                            }
+                        }
+                        Some(time) => drop(future::select(changed, pin!(self.link.rt.sleep(time))).await),
+                        None => changed.await,
+                    }
+                }
+            }
+        }
+    }
+
+    fn where_is(&self, known: &Known, object: &str, id: ClaimId, mode: Option<Mode>) -> Standing {
+        let Some((seen, sight)) = known.lock(object).0 else { return Standing::Gone };
+        let now = self.link.rt.monotonic();
+        let place = match (seen.doc.holder(id), mode) {
+            // An upgrade stands before the queue.
+            (Some(holder), Some(to)) if holder.mode != to => {
+                if !seen.doc.upgrading {
+                    return Standing::Gone;
+                }
+                0
+            }
+            (Some(_), _) => return Standing::Holds,
+            (None, _) => match seen.doc.place(id) {
+                Some(place) => place,
+                None => return Standing::Gone,
+            },
+        };
+        Standing::Waits {
+            why: self.why(&seen.doc, id),
+            acts_in: sight.acts_at(&seen.doc, place, id).map(|at| at.since(now)),
+            dead: sight.dead(now, &seen.doc, place, id),
+        }
+    }
+
+    fn why(&self, doc: &Doc, id: ClaimId) -> Waiting {
+        let wall = self.link.rt.now().wall;
+        doc.record().waiting(Millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)), id)
+    }
+}
+
+/// Whether there is nothing new in it.
+fn is_same(one: &Waiting, other: &Waiting) -> bool {
+    let holders = |waiting: &Waiting| -> Vec<_> {
+        waiting
+            .holders
+            .iter()
+            .map(|holder| (holder.fencing_token, holder.mode, holder.owner.clone()))
+            .collect()
+    };
+    one.place == other.place && holders(one) == holders(other)
+}
+
+pub(super) fn gone() -> Error {
+    Error::new(ErrorKind::NotHeld, "the claim is not there: it has run out, was released, or was called off")
+}
