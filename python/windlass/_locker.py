@@ -187,8 +187,8 @@ def connect(
         url: `memory:` or `memory:NAME`, the memory of this process; `file:///DIR`, files of this machine;
             `http://HOST:PORT/NAMESPACE` or `https://...`, a lock server; `etcd://[USER@]H1,H2,H3/PREFIX` or
             `etcds://...`, etcd; `redis://[USER@]HOST:PORT/DB` or `rediss://...`, Redis or Valkey, both with the
-            password in `$WINDLASS_PASSWORD`; `k8s://NAMESPACE/leases`, a Kubernetes cluster as `kubectl` reaches it, or a
-            pod its own; `lockgate+http://HOST:PORT`, lockgate's own server.
+            password in `$WINDLASS_PASSWORD`; `k8s://NAMESPACE/leases`, a Kubernetes cluster as `kubectl` reaches it, or
+            a pod its own; `lockgate+http://HOST:PORT`, lockgate's own server.
             Unless told otherwise `$WINDLASS_URL`, else files of this user on this machine.
         ttl: How many seconds a granted claim lives without renewal: 1 s to 1 h, 10 s unless told otherwise.
         owner: Who asks, for people to see: `user@host:pid` unless told otherwise.
