@@ -1,15 +1,21 @@
 //! Who joins what was asked before.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    time::Instant,
+};
 
 use tokio::{sync::watch, task::yield_now};
 use windlass::{
     Mode,
     ask::{Entry, Owner},
+    backend::MemoryStore,
+    rt::Native,
+    table::Rules,
 };
 
 use super::*;
-use crate::store::Store;
+use crate::{space, space::Released, store::Store};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -133,4 +139,46 @@ async fn what_nobody_joins_ends() {
     assert!(!locks.space.waiters.lock().is_empty());
     assert_eq!(locks.wait(Duration::ZERO, 1, ask()).await, None);
     assert_eq!(locks.asked(), 2);
+}
+
+/// What went on may put them into the store after the release.
+#[tokio::test]
+async fn what_was_released_is_given_back_when_it_ends() {
+    // Nobody is asked there.
+    let shared = Store::shared("http://127.0.0.1:1/store").unwrap().shared.unwrap();
+    let there = space::Locks::There(Arc::new(shared), Released::default());
+    let (spaces, space) = (Spaces::new(Store::in_memory()), Arc::new(Space::new("a", there, Instant::now())));
+    let rules = Rules { first_token: 1, expires: true, remember: Duration::ZERO };
+    let view = MemoryStore::new(Arc::new(Native), rules).client("the store");
+    let (put, line, claims, by) =
+        (Arc::new(Notify::new()), Line::default(), vec![ask().claim()], view.clone());
+    let (is_put, hears) = (put.clone(), line.clone().hear());
+    let work = async move {
+        hears(Waiting::default());
+        is_put.notified().await;
+        by.acquire(&ask(), &hears).await?;
+        std::future::pending().await
+    };
+    let question = Question {
+        view: view.clone(),
+        claims: claims.clone(),
+        asks: Arc::new([ask()]),
+        work: work.boxed(),
+        line,
+    };
+    let patience = Patience { wait: Duration::ZERO, keep: GRACE };
+    let waited = wait(&spaces, &space, question, patience, || Ok(())).await;
+    assert!(matches!(waited, Waited::NotYet(_)));
+    space.release(view.as_ref(), &claims).await.unwrap();
+    put.notify_one();
+    while view.inspect("").await.unwrap().is_empty() {
+        yield_now().await;
+    }
+    space.waiters.stay(&claims);
+    let given_back = async {
+        while !view.inspect("").await.unwrap().is_empty() {
+            yield_now().await;
+        }
+    };
+    timeout(LONG, given_back).await.expect("it is given back");
 }

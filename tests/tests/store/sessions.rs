@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use windlass_tests::{
 
 use crate::{Servers, TTL, acquire, attempt, locker, locker_of, program, until, waiters};
 
-over_each_store! { both_servers_have_the_same_locks, one_with_few_connections_keeps_what_it_has_at_either_server, many_turns_of_one_with_few_connections_ask_little_of_the_store, the_claim_of_a_dead_client_ends_by_its_ttl, a_dead_waiter_leaves_its_place_by_its_ttl, a_claim_that_was_released_is_not_granted_late, claims_without_a_client_live_each_by_its_own_renewals, a_claim_goes_from_server_to_server_and_back, a_waiter_that_goes_to_another_server_keeps_its_place, the_audit_log_tells_of_a_loss_when_there_is_one, a_server_is_stopped_and_started_again, the_namespaces_of_all_servers_are_known_at_each, it_is_ready_when_its_store_is_and_counts_only_what_it_knows }
+over_each_store! { both_servers_have_the_same_locks, one_with_few_connections_keeps_what_it_has_at_either_server, many_tasks_with_few_connections_take_turns, the_claim_of_a_dead_client_ends_by_its_ttl, a_dead_waiter_leaves_its_place_by_its_ttl, a_claim_that_was_released_is_not_granted_late, claims_without_a_client_live_each_by_its_own_renewals, a_claim_goes_from_server_to_server_and_back, a_waiter_that_goes_to_another_server_keeps_its_place, the_audit_log_tells_of_a_loss_when_there_is_one, a_server_is_stopped_and_started_again, the_namespaces_of_all_servers_are_known_at_each, it_is_ready_when_its_store_is_and_counts_only_what_it_knows }
 
 fn both_servers_have_the_same_locks(store: &'static str) {
     let servers = Servers::over(store);
@@ -67,19 +67,22 @@ fn one_with_few_connections_keeps_what_it_has_at_either_server(store: &'static s
     until("nothing is left", || block_on(other.list("")).unwrap().is_empty());
 }
 
-/// Each turn ends a request in which all the others wait, too.
-fn many_turns_of_one_with_few_connections_ask_little_of_the_store(store: &'static str) {
+/// Each turn ends the request in which all the others wait, too.
+fn many_tasks_with_few_connections_take_turns(store: &'static str) {
     let servers = Servers::over(store);
     let backend = few::client(&servers.url_of_one(), few::CONNECTIONS).with_few_connections();
     let page = Locker::over(Arc::new(backend), Arc::new(Native));
-    let first = acquire(&page, "turn");
-    thread::scope(|scope| {
-        for _ in 0..64 {
-            scope.spawn(|| block_on(acquire(&page, "turn").release()).unwrap());
+    let tokens = Mutex::new(Vec::new());
+    let turns = || {
+        for _ in 0..20 {
+            let guard = acquire(&page, "turn");
+            tokens.lock().unwrap().push(guard.fencing_token());
+            block_on(guard.release()).unwrap();
         }
-        until("all wait", || waiters(&page, "turn").len() == 64);
-        block_on(first.release()).unwrap();
-    });
+    };
+    thread::scope(|scope| (0..32).for_each(|_| drop(scope.spawn(turns))));
+    let tokens = tokens.into_inner().unwrap();
+    assert!(tokens.len() == 32 * 20 && tokens.is_sorted_by(|a, b| a < b), "one after the other: {tokens:?}");
     assert!(block_on(page.list("")).unwrap().is_empty());
 }
 
