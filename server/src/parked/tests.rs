@@ -102,17 +102,16 @@ async fn who_asks_again_joins() {
 #[tokio::test]
 async fn who_asks_something_else_does_not() {
     let locks = locks();
-    let ways = [ask(), Ask { mode: Mode::Shared, ..ask() }, Ask { claim_id: ClaimId::from_u128(8), ..ask() }];
-    for (asked, way) in ways.into_iter().enumerate() {
-        assert_eq!(locks.wait(Duration::ZERO, 1, way).await, None);
-        assert_eq!(locks.asked(), asked + 1);
+    let shared = Ask { mode: Mode::Shared, ..ask() };
+    let other = Ask { claim_id: ClaimId::from_u128(8), ..ask() };
+    let ways = [(1, ask()), (2, ask()), (2, shared), (2, other)];
+    for (before, (client, ask)) in ways.into_iter().enumerate() {
+        assert_eq!(locks.wait(Duration::ZERO, client, ask).await, None);
+        assert_eq!(locks.asked(), before + 1);
     }
-    // By another client.
-    assert_eq!(locks.wait(Duration::ZERO, 2, ask()).await, None);
-    assert_eq!(locks.asked(), 4);
 }
 
-/// Nobody may have what was granted then any more.
+/// Nobody may have any more what was granted then.
 #[tokio::test]
 async fn what_came_while_nobody_asked_is_asked_anew() {
     let locks = locks();
@@ -124,6 +123,20 @@ async fn what_came_while_nobody_asked_is_asked_anew() {
     locks.token.send_replace(4);
     assert_eq!(locks.wait(LONG, 1, ask()).await, Some(4));
     assert_eq!(locks.asked(), 2);
+}
+
+#[tokio::test]
+async fn what_is_over_is_not_joined() {
+    let locks = locks();
+    let mut slow = Box::pin(locks.wait(LONG, 1, ask()));
+    assert_eq!((&mut slow).now_or_never(), None);
+    let other = tokio::spawn(locks.wait(LONG, 1, ask()));
+    yield_now().await;
+    locks.token.send_replace(3);
+    assert_eq!(other.await.unwrap(), Some(3));
+    locks.token.send_replace(4);
+    assert_eq!(locks.wait(LONG, 1, ask()).await, Some(4));
+    assert_eq!((locks.asked(), slow.await), (2, Some(3)));
 }
 
 #[tokio::test]
@@ -156,7 +169,8 @@ async fn what_was_released_is_given_back_when_it_ends() {
     let work = async move {
         hears(Waiting::default());
         is_put.notified().await;
-        by.acquire(&ask(), &hears).await?;
+        // Its TTL does not end it.
+        by.acquire(&Ask { ttl: LONG * 60, ..ask() }, &hears).await?;
         std::future::pending().await
     };
     let question = Question {
