@@ -311,7 +311,7 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
             let cluster = address::Cluster { kubeconfig: kubeconfig.map(Into::into), context };
             let settings = address::Settings { cluster, create, qps };
             let there = address::Address::parse(&address.rest, percent_decode, settings)?;
-            Ok(Box::new(move || Ok(Arc::new(KubernetesBackend::new(there.clone(), rt.clone())?))))
+            Ok(Box::new(move || Ok(Arc::new(KubernetesBackend::new(there.clone(), &rt)?))))
         }
         #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
         "lockgate+http" | "lockgate+https" => {

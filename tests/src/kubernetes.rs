@@ -11,6 +11,8 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::LocalBoxFuture;
@@ -20,7 +22,7 @@ use windlass::{Backend, Locker, rt::Runtime};
 
 use crate::{
     place::{Folder, Place, UrlPlace},
-    processes::{Service, until},
+    processes::Service,
     server_process::port_to_keep,
 };
 
@@ -30,6 +32,8 @@ pub use front::{Front, Next};
 
 /// What locks in Leases need, and nothing else.
 pub const RIGHTS: [&str; 6] = ["get", "list", "watch", "create", "patch", "delete"];
+/// On a machine on which much else is started.
+const STARTS_WITHIN: Duration = Duration::from_secs(120);
 /// Who may do everything.
 const ADMIN: &str = "admin-token";
 /// Who may do what it is given by name, as the user `limited`.
@@ -110,11 +114,14 @@ impl Cluster {
     }
 
     /// Until it serves.
+    #[allow(clippy::disallowed_methods, reason = "of another process, in real time")]
     pub fn until_ready(&self) {
-        // It makes its certificate when it starts.
-        until("the API server", || {
-            self.try_ask("GET", "/readyz", None).is_ok_and(|(status, _)| status == 200)
-        });
+        let begun = Instant::now();
+        // It makes its certificate when it starts, so the first tries go wrong.
+        while !self.try_ask("GET", "/readyz", None).is_ok_and(|(status, _)| status == 200) {
+            assert!(begun.elapsed() < STARTS_WITHIN, "the API server does not start");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// `kill -9`.
@@ -309,6 +316,17 @@ impl Cluster {
     }
 }
 
+/// The same place by a kubeconfig of its own. Lockers of one process share what they know of a place; one that comes another way is like
+/// one in another process.
+pub fn apart(url: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let (place, rest) = url.split_once("kubeconfig=").unwrap();
+    let (file, more) = rest.split_at(rest.find('&').unwrap_or(rest.len()));
+    let copy = format!("{file}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    fs::copy(file, &copy).unwrap();
+    format!("{place}kubeconfig={copy}{more}")
+}
+
 /// The path of the Leases of a namespace.
 pub fn leases(namespace: &str) -> String {
     format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
@@ -353,15 +371,19 @@ impl KubernetesPlace {
         let url = cluster.url_of_new_configmap(&namespace, "locks");
         Self { cluster, namespace, configmap: Some("locks"), place: UrlPlace { url, folder: None } }
     }
+
+    fn apart(&self) -> UrlPlace {
+        UrlPlace { url: apart(&self.place.url), folder: None }
+    }
 }
 
 impl Place for KubernetesPlace {
     fn client(&self) -> Arc<dyn Backend> {
-        self.place.client()
+        self.apart().client()
     }
 
     fn locker(&self) -> Locker {
-        self.place.locker()
+        self.apart().locker()
     }
 
     fn runtime(&self) -> Arc<dyn Runtime> {

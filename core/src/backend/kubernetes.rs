@@ -89,8 +89,9 @@ pub struct KubernetesBackend {
 
 #[derive(Debug)]
 struct Space {
+    address: Address,
     link: Arc<Link>,
-    hub: Hub,
+    hub: Arc<Hub>,
     desk: Desk,
     /// What is held through this value.
     held: Mutex<HashMap<Claim, Held>>,
@@ -140,7 +141,7 @@ impl Space {
 
     /// By what a lock is known here.
     fn key(&self, name: &Name) -> String {
-        self.link.address.shelf.key(&self.link.address.prefix, name)
+        self.address.shelf.key(&self.address.prefix, name)
     }
 
     /// A random number in 0..=1.
@@ -214,12 +215,14 @@ fn sealed(claim: &Claim) -> Claim {
 }
 
 impl KubernetesBackend {
-    pub(crate) fn new(address: Address, rt: Arc<dyn Runtime>) -> Result<Self> {
-        let url = address.to_string();
-        let link = Arc::new(Link::new(address, rt).map_err(|error| error.with_backend(url))?);
+    pub(crate) fn new(address: Address, rt: &Arc<dyn Runtime>) -> Result<Self> {
+        // What is wrong with it is said now.
+        address.cluster.login().map_err(|error| error.with_backend(address.to_string()))?;
+        let hub = Hub::of(&address, rt);
         let space = Space {
-            hub: Hub::new(link.clone()),
-            link,
+            address,
+            link: hub.link.clone(),
+            hub,
             desk: Desk::default(),
             held: Mutex::default(),
             begun: Event::new(),
@@ -246,7 +249,7 @@ impl Backend for KubernetesBackend {
     }
 
     fn url(&self) -> String {
-        self.space.link.address.to_string()
+        self.space.address.to_string()
     }
 
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
@@ -284,14 +287,19 @@ impl Backend for KubernetesBackend {
     }
 
     async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
-        let link = self.space.link.clone();
-        let (_, all) =
-            self.space.there(async move { link.all().await }).await.map_err(|error| self.here(error))?;
-        let wall = self.space.link.rt.now().wall.as_millis();
+        let space = self.space.clone();
+        let looked = space.clone().there(async move { space.link.all().await }).await;
+        let (version, all) = looked.map_err(|error| self.here(error))?;
+        let Space { address, link, hub, .. } = &*self.space;
+        let all = hub::read_all(&address.shelf, &all);
+        hub.known().replace(link, version, all.clone());
+        let wall = link.rt.now().wall.as_millis();
         let now = Millis(u64::try_from(wall).unwrap_or(u64::MAX));
-        let address = &self.space.link.address;
-        let ours = hub::read_all(&address.shelf, &all).into_values().filter_map(|seen| {
+        let ours = all.into_iter().filter_map(|(key, mut seen)| {
             let name = seen.name.filter(|name| name.as_str().starts_with(prefix))?;
+            // Nobody buries the dead of a lock that nobody wants.
+            let dead = hub.known().dead(&key, &seen.doc, link.rt.monotonic());
+            seen.doc.holders.retain(|entry| !dead.contains(&(entry.id, entry.beat)));
             let record = seen.doc.record();
             let status = Status { name, holders: record.view_holders(now), waiters: record.view_queue(now) };
             (seen.prefix == address.prefix && !seen.doc.is_idle()).then_some(status)

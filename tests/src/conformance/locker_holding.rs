@@ -97,7 +97,7 @@ pub async fn upgrade_times_out(place: &dyn Place) {
         })
         .await;
     drop(reader);
-    place.soon("an upgrade", guard.upgrade(SHORT)).await.unwrap();
+    place.soon("an upgrade", guard.upgrade(Duration::from_secs(10))).await.unwrap();
     guard.release().await.unwrap();
 }
 

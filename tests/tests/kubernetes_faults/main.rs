@@ -18,7 +18,11 @@ use std::{
 };
 
 use windlass::{ConnectOptions, Locker};
-use windlass_tests::{kubernetes::Cluster, place::block_on, processes::until};
+use windlass_tests::{
+    kubernetes::{Cluster, apart},
+    place::block_on,
+    processes::until,
+};
 
 const TTL: Duration = Duration::from_secs(2);
 /// What a take-over takes beyond the TTL: the time to take up a grant, and a busy machine.
@@ -35,7 +39,8 @@ fn locker(url: &str) -> Locker {
 }
 
 fn locker_with(url: &str, ttl: Duration) -> Locker {
-    block_on(ConnectOptions::new().ttl(ttl).connect(url)).unwrap()
+    let url = if url.contains("kubeconfig=") { apart(url) } else { url.to_owned() };
+    block_on(ConnectOptions::new().ttl(ttl).connect(&url)).unwrap()
 }
 
 /// Nothing is left of whatever was under way, after two TTLs at the latest.

@@ -1,4 +1,4 @@
-//! Others in a cluster, and what people start there: lockgate's locker, client-go's leader election, the command, the manifests.
+//! Others in a cluster, and what people start there: lockgate's locker, client-go's leader election, the manifests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 #![allow(clippy::disallowed_methods, reason = "in real time, with other programs")]
@@ -6,7 +6,6 @@
 mod leader;
 mod lockgate;
 mod manifests;
-mod shell;
 
 use std::{sync::OnceLock, time::Duration};
 

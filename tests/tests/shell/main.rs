@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "of other processes, in real time")]
 
 mod etcd;
+mod kubernetes;
 mod redis;
 
 use std::{
@@ -37,6 +38,12 @@ macro_rules! over_each_store {
             $(#[test]
             fn $test() {
                 super::$test(&crate::redis::here());
+            })*
+        }
+        mod over_kubernetes {
+            $(#[test]
+            fn $test() {
+                super::$test(&crate::kubernetes::here());
             })*
         }
     };

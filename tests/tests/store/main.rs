@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 #![allow(clippy::disallowed_methods, reason = "programs of several threads, in real time")]
 
-/// Tests as functions of where the servers' store is: each is run over etcd, and over Redis.
+/// Tests as functions of where the servers' store is: each is run over etcd, over Redis and over Kubernetes.
 macro_rules! over_each_store {
     ($($test:ident),*) => {
         mod over_etcd {
@@ -16,6 +16,12 @@ macro_rules! over_each_store {
             $(#[test]
             fn $test() {
                 super::$test(crate::suite::redis());
+            })*
+        }
+        mod over_kubernetes {
+            $(#[test]
+            fn $test() {
+                super::$test(crate::suite::kubernetes());
             })*
         }
     };

@@ -123,6 +123,13 @@ fn a_dead_waiter_leaves_its_place_by_its_ttl(store: &'static str) {
     run.kill().unwrap();
     let died = Instant::now();
     run.wait().unwrap();
+    if store.starts_with("k8s:") {
+        // Who waits there says nothing while it does: it loses its place when its turn comes.
+        block_on(guard.release()).unwrap();
+        block_on(acquire(&other, "lock").release()).unwrap();
+        assert!(died.elapsed() < TTL * 4, "only after {:?}", died.elapsed());
+        return;
+    }
     until("their places are free", || waiters(&other, "lock").is_empty());
     // A grace for coming back, the TTL, and what etcd takes to see that it is over.
     assert!(died.elapsed() < TTL * 4, "only after {:?}", died.elapsed());

@@ -33,6 +33,17 @@ mod over_redis {
     conformance!(start);
 }
 
+mod over_kubernetes {
+    use super::*;
+
+    fn start() -> OverStore {
+        static SERVER: OnceLock<String> = OnceLock::new();
+        OverStore::of(SERVER.get_or_init(|| server_over(kubernetes())))
+    }
+
+    conformance!(start);
+}
+
 /// One of the stores of all tests of this program.
 pub(crate) fn etcd() -> &'static str {
     static STORE: OnceLock<(etcd::Cluster, String)> = OnceLock::new();
@@ -52,6 +63,12 @@ pub(crate) fn redis() -> &'static str {
         (redis, url)
     });
     url
+}
+
+pub(crate) fn kubernetes() -> &'static str {
+    static STORE: OnceLock<String> = OnceLock::new();
+    // All clients of these tests go through two servers.
+    STORE.get_or_init(|| cluster().url(&cluster().namespace()) + "&qps=1000")
 }
 
 pub(crate) fn cluster() -> &'static kubernetes::Cluster {

@@ -46,8 +46,11 @@ fn all_have_the_locks_of_a_client_id() {
     let store = store.replace("/leases?", "/configmaps/werf-*?create=true&");
     let servers = Servers { namespace: CLIENT_ID.to_owned(), ..Servers::over(&store) };
     let (one, other) = (locker(&servers.url_of_one()), locker(&servers.url_of_other()));
-    until("the rights", || block_on(one.lock("lock").try_acquire()).is_ok());
-    assert!(attempt(&other, "lock").is_some());
+    until("the rights", || {
+        let taken = block_on(one.lock("lock").try_acquire());
+        taken.map(|guard| guard.map(|guard| block_on(guard.release()).unwrap())).is_ok()
+    });
+    block_on(attempt(&other, "lock").unwrap().release()).unwrap();
 
     let guard = acquire(&one, "lock");
     let map = format!("werf-{CLIENT_ID}");

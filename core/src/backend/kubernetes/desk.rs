@@ -327,7 +327,7 @@ impl Space {
         let name = batch.iter().find(|slip| slip.key == key).map_or(&batch[0].name, |slip| &slip.name);
         Next {
             key,
-            prefix: &self.link.address.prefix,
+            prefix: &self.address.prefix,
             name,
             seen: before.seen.get(key).and_then(Option::as_ref),
             doc: &after.docs[key],

@@ -1,5 +1,5 @@
 //! What is known of all locks of a place: kept up by one watch, which is opened when somebody first waits or listens and lasts as
-//! long as the backend value.
+//! long as anybody in the process uses the place.
 //!
 //! What is known may be old, never wrong: whoever changes a lock says which version the change is for, and looks anew when it is
 //! another. A write of ours is known here before the watch tells of it, and what the watch tells late of older versions is passed
@@ -24,15 +24,21 @@ use futures_util::{
 use serde_json::Value;
 
 use super::{
+    address::Address,
+    doc::Doc,
     lease,
     link::{Event as Told, Link},
     shelf::{Seen, Shelf},
     sight::Sight,
-    trouble::{broke, silent},
+    trouble::broke,
 };
 use crate::{
     error::{Error, Result},
     lease::BackOff,
+    name::ClaimId,
+    per_process::PerProcess,
+    rt::Runtime,
+    time::Millis,
     within::within,
 };
 
@@ -46,7 +52,7 @@ const THERE_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Hub {
     known: Arc<Known>,
-    link: Arc<Link>,
+    pub(super) link: Arc<Link>,
     /// Dropped, the watch ends.
     ends: Mutex<Option<oneshot::Sender<()>>>,
 }
@@ -87,6 +93,13 @@ impl Known {
     pub(super) fn lock(&self, object: &str) -> (Option<(Seen, Sight)>, bool) {
         let state = self.state();
         (state.locks.get(object).cloned(), matches!(state.watch, Watch::On))
+    }
+
+    /// The holders of a lock that are dead, as far as was seen here, at their beats.
+    pub(super) fn dead(&self, object: &str, doc: &Doc, now: Millis) -> Vec<(ClaimId, u64)> {
+        let state = self.state();
+        let sight = state.locks.get(object).map(|(_, sight)| sight);
+        sight.map_or_else(Vec::new, |sight| sight.dead(now, doc, 0, ClaimId::from_u128(0)))
     }
 
     pub(super) fn changes(&self) -> u64 {
@@ -134,7 +147,7 @@ impl Known {
     }
 
     /// This is all there is.
-    fn replace(&self, link: &Link, version: u64, all: BTreeMap<String, Seen>) {
+    pub(super) fn replace(&self, link: &Link, version: u64, all: BTreeMap<String, Seen>) {
         let mut state = self.state();
         let before = state.locks.len();
         // What we wrote meanwhile is newer than the list.
@@ -154,8 +167,16 @@ impl Known {
 }
 
 impl Hub {
-    pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { known: Arc::default(), link, ends: Mutex::default() }
+    /// That of the place; all who use it have the same one.
+    pub(super) fn of(address: &Address, rt: &Arc<dyn Runtime>) -> Arc<Self> {
+        static PLACES: PerProcess<Hub> = PerProcess::new();
+        // Whatever the locks begin with.
+        let address = Address { prefix: String::new(), ..address.clone() };
+        PLACES.find(rt.process(), &format!("{address:?}"), || Self {
+            known: Arc::default(),
+            link: Arc::new(Link::new(address.clone(), rt.clone())),
+            ends: Mutex::default(),
+        })
     }
 
     pub(super) fn known(&self) -> &Arc<Known> {
@@ -176,7 +197,7 @@ impl Hub {
                 changed.await;
             }
         });
-        within(&self.link.rt, Some(THERE_WITHIN), ready).await.unwrap_or_else(|| Err(silent()))
+        within(&self.link.rt, Some(THERE_WITHIN), ready).await.unwrap_or_else(|| Err(self.link.silent()))
     }
 
     /// What the watch should have told was found out without it, after this version.
@@ -251,7 +272,7 @@ impl Watcher {
                 Ok(Ended::TooOld) if !listed => self.from = None,
                 // One that is cut again and again needs a pause.
                 Ok(Ended::Cut) if self.link.rt.monotonic().since(begun) > LASTED => {}
-                Ok(_) => return broke(),
+                Ok(_) => return broke(self.link.at()),
                 Err(error) => return error,
             }
             listed = false;
@@ -274,7 +295,7 @@ impl Watcher {
             let distrusted = self.known.state().distrusted;
             if distrusted != self.believed {
                 (self.believed, self.from) = (distrusted, None);
-                return Err(silent());
+                return Err(self.link.silent());
             }
             let event = match future::select(events.next(), changed).await {
                 Either::Left((event, _)) => event,

@@ -1,7 +1,13 @@
 //! The way to the API server: requests with deadlines, over one connection of HTTP/2, whose pings find out when the other side is
 //! gone. All of it runs on the library's thread.
 
-use std::{net::ToSocketAddrs, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{
+    net::ToSocketAddrs,
+    path::PathBuf,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_channel::oneshot;
 use futures_util::{
@@ -54,6 +60,8 @@ pub(super) struct Link {
     pub(super) address: Address,
     pub(super) rt: Arc<dyn Runtime>,
     way: Mutex<Option<Way>>,
+    /// Where the API server is, as far as that is known, for people to see.
+    at: OnceLock<String>,
     pace: Mutex<Pace>,
 }
 
@@ -105,11 +113,17 @@ pub(super) enum Event {
 }
 
 impl Link {
-    pub(super) fn new(address: Address, rt: Arc<dyn Runtime>) -> Result<Self> {
-        // What is wrong with it is said now.
-        address.cluster.login()?;
+    pub(super) fn new(address: Address, rt: Arc<dyn Runtime>) -> Self {
         let pace = Mutex::new(Pace::new(address.qps));
-        Ok(Self { address, rt, way: Mutex::default(), pace })
+        Self { address, rt, way: Mutex::default(), at: OnceLock::new(), pace }
+    }
+
+    pub(super) fn at(&self) -> &str {
+        self.at.get().map_or("", String::as_str)
+    }
+
+    pub(super) fn silent(&self) -> Error {
+        silent(self.at())
     }
 
     /// Until an acquire may be begun. They stand in line for it, and who gives up has used nothing.
@@ -153,7 +167,7 @@ impl Link {
     }
 
     fn refused(&self, reply: &Reply) -> Error {
-        refused(reply, &self.address.shelf)
+        refused(reply, &self.address.shelf, self.at())
     }
 
     pub(super) async fn write(&self, object: &str, write: &Write) -> Result<Written> {
@@ -192,15 +206,15 @@ impl Link {
         let response = match within(&self.rt, Some(AT_ONCE), pin!(request.send())).await {
             Some(Ok(response)) => response,
             Some(Err(error)) => return Err(self.failed(error).await),
-            None => return Err(silent()),
+            None => return Err(self.silent()),
         };
         match response.status().as_u16() {
             200 => {}
             410 => return Ok(stream::iter([Ok(Event::TooOld)]).boxed()),
             _ => {
                 let reply = pin!(Reply::of(response));
-                let reply = within(&self.rt, Some(AT_ONCE), reply).await.ok_or_else(silent)?;
-                return Err(self.refused(&reply.map_err(of_transport)?));
+                let reply = within(&self.rt, Some(AT_ONCE), reply).await.ok_or_else(|| self.silent())?;
+                return Err(self.refused(&reply.map_err(|error| of_transport(error, self.at()))?));
             }
         }
         let lines = Lines { response, read: Vec::new(), rt: self.rt.clone() };
@@ -237,7 +251,7 @@ impl Link {
         let reply = match within(&self.rt, Some(limit), exchange).await {
             Some(Ok(reply)) => reply,
             Some(Err(error)) => return Err(self.failed(error).await),
-            None => return Err(silent()),
+            None => return Err(self.silent()),
         };
         if reply.status == 401 {
             self.way.lock().await.take();
@@ -247,7 +261,7 @@ impl Link {
 
     /// Certificates change: after a refusal they are read again.
     async fn failed(&self, error: reqwest::Error) -> Error {
-        let error = of_transport(error);
+        let error = of_transport(error, self.at());
         if error.kind() == ErrorKind::Denied {
             self.way.lock().await.take();
         }
@@ -265,6 +279,7 @@ impl Link {
             return Ok(way.clone());
         }
         let login = self.address.cluster.login()?;
+        self.at.get_or_init(|| format!(" {}", login.server));
         let namespace = match (&self.address.namespace, &self.address.shelf) {
             (Some(namespace), _) => namespace.clone(),
             (None, Shelf::Leases) => login.namespace.clone(),
@@ -276,7 +291,7 @@ impl Link {
         thread("windlass-login", move || drop(tell.send(find(login, &path, now)))).map_err(|error| {
             Error::new(ErrorKind::Unavailable, format!("no thread to log in by: {error}")).with_source(error)
         })?;
-        let found = within(&self.rt, Some(LOGGED_IN_WITHIN), told).await.ok_or_else(silent)?;
+        let found = within(&self.rt, Some(LOGGED_IN_WITHIN), told).await.ok_or_else(|| self.silent())?;
         let way = found.map_err(|_| no_thread())??;
         *kept = Some(way.clone());
         Ok(way)
@@ -390,8 +405,8 @@ impl Lines {
             match within(&self.rt, Some(LONGEST_SILENCE), pin!(self.response.chunk())).await {
                 Some(Ok(Some(piece))) => self.read.extend_from_slice(&piece),
                 Some(Ok(None)) => return Ok(None),
-                Some(Err(error)) => return Err(of_transport(error)),
-                None => return Err(silent()),
+                Some(Err(error)) => return Err(of_transport(error, "")),
+                None => return Err(silent("")),
             }
         }
     }
@@ -407,7 +422,7 @@ fn event(line: &[u8]) -> Result<Event> {
         Some("BOOKMARK") => Ok(Event::UpTo(lease::version(&object["metadata"])?)),
         Some("ERROR") => match object["code"].as_u64().and_then(|code| u16::try_from(code).ok()) {
             Some(410) => Ok(Event::TooOld),
-            status => Err(refused(&Reply::new(status.unwrap_or(500), object), &Shelf::Leases)),
+            status => Err(refused(&Reply::new(status.unwrap_or(500), object), &Shelf::Leases, "")),
         },
         _ => Err(strange()),
     }

@@ -33,8 +33,8 @@ impl Reply {
     }
 }
 
-/// A status that is no success.
-pub(super) fn refused(reply: &Reply, shelf: &Shelf) -> Error {
+/// A status that is no success; `at` is where the API server is, with a space before it, where that is known.
+pub(super) fn refused(reply: &Reply, shelf: &Shelf, at: &str) -> Error {
     let said = reply.said["message"].as_str().unwrap_or("no reason is given");
     let said: String = said.chars().take(400).flat_map(char::escape_debug).collect();
     let status = reply.status;
@@ -42,18 +42,21 @@ pub(super) fn refused(reply: &Reply, shelf: &Shelf) -> Error {
         401 => Error::new(
             ErrorKind::Denied,
             format!(
-                "the API server does not know who we are ({said}): look at the token or certificate of the kubeconfig"
+                "the API server{at} does not know who we are ({said}): look at the token or certificate of the kubeconfig"
             ),
         ),
-        403 => {
-            Error::new(ErrorKind::Denied, format!("the API server refuses it: {said}; {}", shelf.rights()))
-        }
-        404 => Error::new(ErrorKind::Storage, format!("the API server does not find it: {said}")),
+        403 => Error::new(
+            ErrorKind::Denied,
+            format!("the API server{at} refuses it: {said}; {}", shelf.rights()),
+        ),
+        404 => Error::new(ErrorKind::Storage, format!("the API server{at} does not find it: {said}")),
         408 | 409 | 410 | 429 | 500 | 502..=504 => Error::new(
             ErrorKind::Unavailable,
-            format!("the API server cannot do it just now ({status}): {said}"),
+            format!("the API server{at} cannot do it just now ({status}): {said}"),
         ),
-        _ => Error::new(ErrorKind::Storage, format!("the API server does not take it ({status}): {said}")),
+        _ => {
+            Error::new(ErrorKind::Storage, format!("the API server{at} does not take it ({status}): {said}"))
+        }
     };
     match reply.retry_after {
         Some(after) => error.with_retry_after(after),
@@ -62,15 +65,15 @@ pub(super) fn refused(reply: &Reply, shelf: &Shelf) -> Error {
 }
 
 /// No answer, without the URL.
-pub(super) fn of_transport(error: reqwest::Error) -> Error {
+pub(super) fn of_transport(error: reqwest::Error, at: &str) -> Error {
     let error = error.without_url();
     if error.is_builder() {
         return Error::new(ErrorKind::InvalidInput, "the server in the kubeconfig makes no sense to HTTP");
     }
     let what = match error {
-        _ if error.is_timeout() => "the API server does not answer",
-        _ if error.is_connect() => "cannot connect to the API server",
-        _ => "the connection to the API server broke",
+        _ if error.is_timeout() => format!("the API server{at} does not answer"),
+        _ if error.is_connect() => format!("cannot connect to the API server{at}"),
+        _ => format!("the connection to the API server{at} broke"),
     };
     let (mut cause, mut last) = (error.source(), String::new());
     let mut untrusted = false;
@@ -81,7 +84,7 @@ pub(super) fn of_transport(error: reqwest::Error) -> Error {
     }
     if untrusted {
         let message = format!(
-            "no TLS with the API server: {last}; look at the authority and certificate in the kubeconfig"
+            "no TLS with the API server{at}: {last}; look at the authority and certificate in the kubeconfig"
         );
         return Error::new(ErrorKind::Denied, message);
     }
@@ -94,12 +97,13 @@ fn is_of_tls(error: &(dyn StdError + 'static)) -> bool {
     error.is::<rustls::Error>() || within.is_some_and(|error| is_of_tls(error))
 }
 
-pub(super) fn silent() -> Error {
-    Error::new(ErrorKind::Unavailable, "the API server does not answer")
+pub(super) fn silent(at: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the API server{at} does not answer"))
 }
 
-pub(super) fn broke() -> Error {
-    Error::new(ErrorKind::Unavailable, "the API server ends the watch of the locks again and again")
+pub(super) fn broke(at: &str) -> Error {
+    let message = format!("the API server{at} ends the watch of the locks again and again");
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 pub(super) fn no_thread() -> Error {
