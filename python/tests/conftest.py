@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from etcd import SHELL, Etcd
+from kubernetes import Kubernetes
 
 import windlass
 
@@ -49,13 +50,23 @@ def redis(tmp_path_factory):
         process.communicate("\n")
 
 
-@pytest.fixture(params=["memory", "file", "http", "etcd", "redis"])
+@pytest.fixture(scope="session")
+def kubernetes(tmp_path_factory, etcd):
+    """An API server of Kubernetes that no test harms."""
+    kubernetes = Kubernetes(tmp_path_factory.mktemp("kubernetes"), etcd, PATIENCE)
+    yield kubernetes
+    kubernetes.kill()
+
+
+@pytest.fixture(params=["memory", "file", "http", "etcd", "redis", "kubernetes"])
 def url(request, tmp_path):
-    """Locks of this test alone: in memory, in files, in a server, in etcd, in Redis."""
+    """Locks of this test alone: in memory, in files, in a server, in etcd, in Redis, in Kubernetes."""
     if request.param == "http":
         return f"{request.getfixturevalue('server')}/{uuid.uuid4()}"
     if request.param == "etcd":
         return request.getfixturevalue("etcd").url(f"test-{uuid.uuid4()}")
+    if request.param == "kubernetes":
+        return request.getfixturevalue("kubernetes").url(f"test-{uuid.uuid4()}")
     if request.param == "redis":
         return f"redis+unix://{request.getfixturevalue('redis')}?namespace={uuid.uuid4()}"
     return f"memory:{tmp_path}" if request.param == "memory" else f"file://{tmp_path}"

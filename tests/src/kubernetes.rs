@@ -22,7 +22,7 @@ use windlass::{Backend, Locker, rt::Runtime};
 
 use crate::{
     place::{Folder, Place, UrlPlace},
-    processes::Service,
+    processes::{Service, until},
     server_process::port_to_keep,
 };
 
@@ -157,7 +157,11 @@ impl Cluster {
 
     pub fn make_namespace(&self, name: &str) {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        self.ask("POST", "/api/v1/namespaces", Some(&namespace));
+        // One that has just begun to serve may have something else to do yet; what it has done without saying so is done.
+        until("a namespace", || {
+            let made = self.try_ask("POST", "/api/v1/namespaces", Some(&namespace));
+            made.is_ok_and(|(status, _)| matches!(status, 201 | 409))
+        });
     }
 
     /// `k8s://NAMESPACE/leases` for the one who may do everything.

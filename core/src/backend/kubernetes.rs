@@ -217,8 +217,8 @@ fn sealed(claim: &Claim) -> Claim {
 impl KubernetesBackend {
     pub(crate) fn new(address: Address, rt: &Arc<dyn Runtime>) -> Result<Self> {
         // What is wrong with it is said now.
-        address.cluster.login().map_err(|error| error.with_backend(address.to_string()))?;
-        let hub = Hub::of(&address, rt);
+        let login = address.cluster.login().map_err(|error| error.with_backend(address.to_string()))?;
+        let hub = Hub::of(&address, &address.place(&login), rt);
         let space = Space {
             address,
             link: hub.link.clone(),

@@ -63,6 +63,21 @@ fn something_else_listens() {
     assert!(matches!(error.kind(), ErrorKind::Storage | ErrorKind::Denied), "{error}");
 }
 
+/// Lockers of one process have one way to a cluster; but not to another one under the same URL.
+#[test]
+fn a_kubeconfig_that_changes() {
+    let folder = Folder::new();
+    let file = folder.path("kubeconfig");
+    let write = |url: &str| fs::copy(url.rsplit_once("kubeconfig=").unwrap().1, &file).unwrap();
+    let url = format!("k8s://default/leases?kubeconfig={}", file.display());
+    write(&cluster().url("default"));
+    let ours = locker(&url);
+    block_on(acquire(&ours, "lock").release()).unwrap();
+    write(&cluster().url_at(([127, 0, 0, 1], port_to_keep()).into(), "default", SECRET));
+    is(&url, ErrorKind::Unavailable, "cannot connect to the API server");
+    block_on(acquire(&ours, "lock").release()).unwrap();
+}
+
 #[test]
 fn a_token_that_nobody_knows() {
     is(

@@ -3,7 +3,10 @@
 use std::fmt;
 
 pub(crate) use super::login::Cluster;
-use super::shelf::{Object, Shelf};
+use super::{
+    login::Login,
+    shelf::{Object, Shelf},
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// As many as a busy program needs, and as no API server minds.
@@ -20,6 +23,15 @@ pub(crate) struct Address {
     pub(super) cluster: Cluster,
     /// How many acquires are begun in a second.
     pub(super) qps: u32,
+}
+
+/// Where that is, once the kubeconfig was read.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The URL of the API server.
+    pub(super) server: String,
+    /// Empty: it has none.
+    pub(super) namespace: String,
 }
 
 /// What the options say.
@@ -79,6 +91,15 @@ impl Address {
             told => told.unwrap_or(QPS),
         };
         Ok(Self { namespace, shelf, prefix, cluster, qps })
+    }
+
+    pub(super) fn place(&self, login: &Login) -> Place {
+        let namespace = match (&self.namespace, &self.shelf) {
+            (Some(namespace), _) => namespace.clone(),
+            (None, Shelf::Leases) => login.namespace.clone(),
+            (None, Shelf::Annotations(_)) => String::new(),
+        };
+        Place { server: login.server.clone(), namespace }
     }
 }
 

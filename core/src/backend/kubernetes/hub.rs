@@ -24,7 +24,7 @@ use futures_util::{
 use serde_json::Value;
 
 use super::{
-    address::Address,
+    address::{Address, Place},
     doc::Doc,
     lease,
     link::{Event as Told, Link},
@@ -168,13 +168,13 @@ impl Known {
 
 impl Hub {
     /// That of the place; all who use it have the same one.
-    pub(super) fn of(address: &Address, rt: &Arc<dyn Runtime>) -> Arc<Self> {
+    pub(super) fn of(address: &Address, place: &Place, rt: &Arc<dyn Runtime>) -> Arc<Self> {
         static PLACES: PerProcess<Hub> = PerProcess::new();
         // Whatever the locks begin with.
         let address = Address { prefix: String::new(), ..address.clone() };
-        PLACES.find(rt.process(), &format!("{address:?}"), || Self {
+        PLACES.find(rt.process(), &format!("{place:?} {address:?}"), || Self {
             known: Arc::default(),
-            link: Arc::new(Link::new(address.clone(), rt.clone())),
+            link: Arc::new(Link::new(address.clone(), place.clone(), rt.clone())),
             ends: Mutex::default(),
         })
     }

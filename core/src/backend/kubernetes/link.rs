@@ -1,13 +1,7 @@
 //! The way to the API server: requests with deadlines, over one connection of HTTP/2, whose pings find out when the other side is
 //! gone. All of it runs on the library's thread.
 
-use std::{
-    net::ToSocketAddrs,
-    path::PathBuf,
-    pin::pin,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{net::ToSocketAddrs, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use futures_channel::oneshot;
 use futures_util::{
@@ -19,7 +13,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::{
-    address::Address,
+    address::{Address, Place},
     lease,
     login::{Login, Proof},
     pace::Pace,
@@ -59,9 +53,11 @@ const OPERATIONS: &str = "application/json-patch+json";
 pub(super) struct Link {
     pub(super) address: Address,
     pub(super) rt: Arc<dyn Runtime>,
+    /// Where it led at first.
+    place: Place,
     way: Mutex<Option<Way>>,
-    /// Where the API server is, as far as that is known, for people to see.
-    at: OnceLock<String>,
+    /// Where the API server is, for people to see.
+    at: String,
     pace: Mutex<Pace>,
 }
 
@@ -113,13 +109,14 @@ pub(super) enum Event {
 }
 
 impl Link {
-    pub(super) fn new(address: Address, rt: Arc<dyn Runtime>) -> Self {
+    pub(super) fn new(address: Address, place: Place, rt: Arc<dyn Runtime>) -> Self {
         let pace = Mutex::new(Pace::new(address.qps));
-        Self { address, rt, way: Mutex::default(), at: OnceLock::new(), pace }
+        let at = format!(" {}", place.server);
+        Self { address, rt, place, way: Mutex::default(), at, pace }
     }
 
     pub(super) fn at(&self) -> &str {
-        self.at.get().map_or("", String::as_str)
+        &self.at
     }
 
     pub(super) fn silent(&self) -> Error {
@@ -279,12 +276,14 @@ impl Link {
             return Ok(way.clone());
         }
         let login = self.address.cluster.login()?;
-        self.at.get_or_init(|| format!(" {}", login.server));
-        let namespace = match (&self.address.namespace, &self.address.shelf) {
-            (Some(namespace), _) => namespace.clone(),
-            (None, Shelf::Leases) => login.namespace.clone(),
-            (None, Shelf::Annotations(_)) => String::new(),
-        };
+        let Place { server, namespace } = self.address.place(&login);
+        if (&server, &namespace) != (&self.place.server, &self.place.namespace) {
+            let message = format!(
+                "the kubeconfig leads to {server} now, and the locks are in {}: name the context in the URL (context=NAME)",
+                self.place.server
+            );
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
         let path = self.address.shelf.path(&namespace);
         // It may run a program that asks somebody for a token, or a name server.
         let (tell, told) = oneshot::channel();
@@ -425,5 +424,33 @@ fn event(line: &[u8]) -> Result<Event> {
             status => Err(refused(&Reply::new(status.unwrap_or(500), object), &Shelf::Leases, "")),
         },
         _ => Err(strange()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::kubernetes::{address::Settings, login::Cluster},
+        rt::Native,
+    };
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_leads_elsewhere_is_not_followed() {
+        let file = std::env::temp_dir().join(format!("windlass-kubeconfig-{}", std::process::id()));
+        let config = "{current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u}], \
+                      clusters: [{name: c, cluster: {server: 'https://new.example'}}]}";
+        std::fs::write(&file, config).unwrap();
+        let settings = Settings {
+            cluster: Cluster { kubeconfig: Some(file.clone()), context: None },
+            ..Settings::default()
+        };
+        let address = Address::parse("//team/leases", |text| Ok(text.to_owned()), settings).unwrap();
+        let place = Place { server: "https://old.example".to_owned(), namespace: "team".to_owned() };
+        Native.start().unwrap();
+        let error = Link::new(address, place, Arc::new(Native)).get("lock").await.unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains("https://new.example now"), "{error}");
     }
 }
