@@ -84,6 +84,8 @@ fn read(response: &Response) -> Said<Handle> {
     Ok(match answer.err.as_str() {
         "" => Ok(answer.lock_handle),
         "should wait" => Err(Refused::ShouldWait),
+        // Only an acquire is told so: the server read a record while it wrote it for another request.
+        torn if torn.starts_with("unable to extract lock lease record") => Err(Refused::ShouldWait),
         // The record is not there: the server was started again, or somebody released it.
         "no existing lock lease found" => Err(Refused::Gone(LostReason::ForceReleased)),
         "lock already leased" => Err(Refused::Gone(LostReason::Expired)),
@@ -181,6 +183,10 @@ mod tests {
         };
         assert!(matches!(said(""), Ok(Ok(_))));
         assert!(matches!(said("should wait"), Ok(Err(Refused::ShouldWait))));
+        let torn = said(
+            "unable to extract lock lease record from data record by key k: unexpected end of JSON input",
+        );
+        assert!(matches!(torn, Ok(Err(Refused::ShouldWait))));
         assert!(matches!(said("lock already leased"), Ok(Err(Refused::Gone(LostReason::Expired)))));
         let gone = said("no existing lock lease found");
         assert!(matches!(gone, Ok(Err(Refused::Gone(LostReason::ForceReleased)))));
