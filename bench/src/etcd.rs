@@ -61,8 +61,12 @@ impl Etcd {
 }
 
 impl Server for Etcd {
-    fn address(&self) -> SocketAddr {
-        self.address
+    fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn url(&self) -> String {
+        format!("etcd://{}", self.address)
     }
 
     /// Messages of gRPC, of which a call has one and a stream one a question; entries of the raft log.

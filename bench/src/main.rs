@@ -1,9 +1,8 @@
 //! Windlass and its peers, side by side in one run: `make bench`.
 //!
 //! Without arguments this runs every measure of every library in turn, several times round, and writes
-//! `docs/benchmarks.md`; with `etcd` or `redis` only what is measured over
-//! that, and what the page says of it. With other arguments it
-//! is one of the processes that are measured; the Python and Go peers beside it take the same arguments and print the same JSON.
+//! `docs/benchmarks.md`; with `etcd`, `redis` or `k8s` only what is measured over that, and what the
+//! page says of it. With other arguments it is one of the processes that are measured; the Python and Go peers beside it take the same arguments and print the same JSON.
 
 #![allow(
     clippy::disallowed_methods,
@@ -16,6 +15,7 @@ mod client;
 mod clock;
 mod etcd;
 mod files;
+mod kubernetes;
 mod memory;
 mod redis;
 mod report;
@@ -48,8 +48,10 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
     let result = match *arguments {
         [] => return suite::run(suite::Size::Full),
         ["--quick"] => return suite::run(suite::Size::Quick),
-        [store @ ("etcd" | "redis")] => return suite::run_store(store, suite::Size::Full),
-        ["--quick", store @ ("etcd" | "redis")] => return suite::run_store(store, suite::Size::Quick),
+        [store @ ("etcd" | "redis" | "k8s")] => return suite::run_store(store, suite::Size::Full),
+        ["--quick", store @ ("etcd" | "redis" | "k8s")] => {
+            return suite::run_store(store, suite::Size::Quick);
+        }
         ["serve", peer] => return server::serve(peer),
         ["server-pairs", "windlass", address, clients, seconds] => {
             server::pairs("windlass", address, clients.parse()?, duration(seconds)?)?
@@ -81,7 +83,7 @@ fn dispatch(arguments: &[&str]) -> Result<()> {
         ["contend", peer, directory, seconds, id] => {
             files::contend(peer, directory, duration(seconds)?, id.parse()?)?
         }
-        _ => return Err("usage: windlass-bench [--quick] [etcd|redis]".into()),
+        _ => return Err("usage: windlass-bench [--quick] [etcd|redis|k8s]".into()),
     };
     println!("{result}");
     Ok(())

@@ -47,8 +47,12 @@ impl Redis {
 }
 
 impl Server for Redis {
-    fn address(&self) -> SocketAddr {
-        self.address
+    fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn url(&self) -> String {
+        format!("redis://{}", self.address)
     }
 
     /// How often it has read from a connection, where what came together counts once; commands, also those within scripts.

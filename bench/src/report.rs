@@ -176,6 +176,17 @@ pub(crate) fn redis_versions(python: &Path) -> Vec<String> {
     versions
 }
 
+/// ... over Kubernetes.
+pub(crate) fn kubernetes_versions(python: &Path) -> Vec<String> {
+    let mut versions = tools(python);
+    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peers/kube-apiserver/go.mod");
+    versions.extend(required(&peers, "k8s.io/kubernetes").map(|version| format!("Kubernetes {version}")));
+    for (name, path) in [("lockgate", "werf/lockgate"), ("client-go", "k8s.io/client-go")] {
+        versions.extend(module("stores", path).map(|version| format!("{name} {version}")));
+    }
+    versions
+}
+
 /// Windlass, and what it and its peers are built with.
 fn tools(python: &Path) -> Vec<String> {
     let mut versions = vec![format!("windlass {}", env!("CARGO_PKG_VERSION"))];
@@ -199,7 +210,10 @@ fn pinned(library: &str) -> Option<String> {
 
 /// The version of a Go module that a peer asks for.
 fn module(peer: &str, module: &str) -> Option<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(peer).join("go.mod");
+    required(&Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(peer).join("go.mod"), module)
+}
+
+fn required(path: &Path, module: &str) -> Option<String> {
     let modules = fs::read_to_string(path).ok()?;
     let (_, version) = modules.lines().find_map(|line| line.split_once(&format!("{module} ")))?;
     Some(version.to_owned())

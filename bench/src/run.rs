@@ -283,13 +283,12 @@ impl Drivers {
     pub(crate) fn store_pairs(
         &self,
         peer: StorePeer,
-        scheme: &str,
         at: &dyn store::Server,
         claims: usize,
         seconds: f64,
     ) -> Result<StorePairs> {
         let before = at.work()?;
-        let result = self.in_store(peer, "pairs", scheme, at, &[claims as f64, seconds])?;
+        let result = self.in_store(peer, "pairs", at, &[claims as f64, seconds])?;
         let (after, pairs) = (at.work()?, number(&result, "pairs")?);
         let work = [0, 1].map(|each: usize| (after[each] - before[each]) / pairs);
         Ok(StorePairs { pairs_per_s: rate(&result)?, work })
@@ -299,37 +298,31 @@ impl Drivers {
     pub(crate) fn store_turns(
         &self,
         peer: StorePeer,
-        scheme: &str,
         at: &dyn store::Server,
         waiters: usize,
         [seconds, hold]: [f64; 2],
     ) -> Result<Vec<f64>> {
-        samples(&[self.in_store(peer, "turns", scheme, at, &[waiters as f64, seconds, hold])?])
+        samples(&[self.in_store(peer, "turns", at, &[waiters as f64, seconds, hold])?])
     }
 
     fn in_store(
         &self,
         peer: StorePeer,
         measure: &str,
-        scheme: &str,
         at: &dyn store::Server,
         arguments: &[f64],
     ) -> Result<Value> {
-        let address = at.address();
         let mut command = match peer {
             StorePeer::Rust => Command::new(&self.rust),
             StorePeer::Python(_) => Command::new(&self.python),
             StorePeer::Go(_) => Command::new(&self.stores),
         };
         match peer {
-            StorePeer::Rust => command.arg(format!("store-{measure}")).arg(format!("{scheme}://{address}")),
-            StorePeer::Python(name) => command.arg(self.peer_py.with_file_name("stores.py")).args([
-                measure,
-                name,
-                scheme,
-                &address.to_string(),
-            ]),
-            StorePeer::Go(name) => command.args([measure, name, &address.to_string()]),
+            StorePeer::Rust => command.args([format!("store-{measure}"), at.url()]),
+            StorePeer::Python(name) => {
+                command.arg(self.peer_py.with_file_name("stores.py")).args([measure, name, &at.url()])
+            }
+            StorePeer::Go(name) => command.args([measure, name, &at.address()]),
         };
         one(command.args(arguments.iter().map(f64::to_string)))
     }

@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
     rc::Rc,
     time::Duration,
 };
@@ -22,7 +21,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One server of a store with data of its own; killed and removed when dropped.
 pub(crate) trait Server {
-    fn address(&self) -> SocketAddr;
+    /// Where it is, for those who have words of their own for it.
+    fn address(&self) -> String;
+
+    /// Where its locks are for Windlass, and for whoever else takes a URL.
+    fn url(&self) -> String;
 
     /// What it has been asked and what it has done since it began, each in the store's own measure.
     fn work(&self) -> Result<[f64; 2]>;

@@ -1,10 +1,14 @@
 //! Locks in stores that others make, side by side: the part of the suite that is about them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use crate::{
     Result,
     etcd::Etcd,
+    kubernetes::Kubernetes,
     redis::Redis,
     report::{self, count, ratio, time},
     run::{Drivers, StorePairs, StorePeer},
@@ -24,7 +28,9 @@ pub(crate) struct Store {
     counted: [&'static str; 2],
     /// Where its data may be, with words for that.
     places: fn() -> Result<Vec<(&'static str, PathBuf)>>,
-    start: fn(&Path) -> Result<Box<dyn Server>>,
+    start: fn(&Path) -> Result<Rc<dyn Server>>,
+    /// One that takes long to start serves all measures.
+    lasts: bool,
     goals: fn(&Measured, &Place) -> Vec<Goal>,
     /// How it was measured.
     how: &'static str,
@@ -48,7 +54,8 @@ static ETCD: Store = Store {
         let disk = std::env::current_exe()?.parent().ok_or("no folder")?.to_owned();
         Ok(vec![("data in memory, ", PathBuf::from("/dev/shm")), ("data on disk, ", disk)])
     },
-    start: |folder| Ok(Box::new(Etcd::start(folder)?)),
+    start: |folder| Ok(Rc::new(Etcd::start(folder)?)),
+    lasts: false,
     goals: |measured, place| {
         let [one, .., many] = &place.pairs[..] else { return Vec::new() };
         let time_to = |peer: usize| rate(&one[peer]) / rate(&one[0]);
@@ -84,7 +91,8 @@ static REDIS: Store = Store {
     woken: 2,
     counted: ["reads a pair", "commands a pair"],
     places: || Ok(vec![("", std::env::temp_dir())]),
-    start: |folder| Ok(Box::new(Redis::start(folder)?)),
+    start: |folder| Ok(Rc::new(Redis::start(folder)?)),
+    lasts: false,
     goals: |measured, place| {
         let [one, .., many] = &place.pairs[..] else { return Vec::new() };
         let to_best = |of: &[Vec<StorePairs>]| {
@@ -108,6 +116,31 @@ static REDIS: Store = Store {
           (`total_reads_processed`), where what came together counts once; commands are all that it carried out, also \
           within scripts (`total_commands_processed`)",
     versions: report::redis_versions,
+};
+
+static KUBERNETES: Store = Store {
+    scheme: "k8s",
+    name: "Kubernetes",
+    peers: &[
+        ("Windlass, Rust", StorePeer::Rust),
+        ("Windlass, Python", StorePeer::Python("windlass")),
+        ("lockgate, Go", StorePeer::Go("lockgate")),
+        ("client-go's leader election", StorePeer::Go("elector")),
+    ],
+    woken: 2,
+    counted: ["requests a pair", "raft writes a pair"],
+    places: || Ok(vec![("", PathBuf::from("/dev/shm"))]),
+    start: |folder| Ok(Rc::new(Kubernetes::start(folder)?)),
+    lasts: true,
+    goals: |measured, place| {
+        let p50 = |peer: usize| quantile(&place.turns[0][peer].concat(), 0.5);
+        vec![
+            measured.at_most(place, "hand-over, p50", 1e-2, p50(0), time),
+            measured.at_least(place, "hand-over, lockgate's p50 to ours", 100.0, p50(2) / p50(0)),
+        ]
+    },
+    how: "One API server over one etcd, whose data are in memory, on loopback, for all measures. Ours are Lease objects, as client-go's           are; lockgate's locks are in the annotations of one ConfigMap. lockgate asks every two seconds, and the leader election,           with the times that controllers have, every two to four. Requests are those for Leases and ConfigMaps that the API           server has answered (`apiserver_request_total`), but for watches that go on; raft writes those of its etcd",
+    versions: report::kubernetes_versions,
 };
 
 /// What, the goal, what was reached, whether it is met.
@@ -134,7 +167,7 @@ pub(crate) struct Measured {
 }
 
 impl Store {
-    pub(crate) const ALL: [&Self; 2] = [&ETCD, &REDIS];
+    pub(crate) const ALL: [&Self; 3] = [&ETCD, &REDIS, &KUBERNETES];
 
     /// (rounds, seconds a measure) of: pairs, hand-overs, hand-overs of those that poll.
     pub(crate) fn measure(&'static self, drivers: &Drivers, sizes: [(usize, f64); 3]) -> Result<Measured> {
@@ -144,7 +177,7 @@ impl Store {
         Ok(Measured { store: self, places: places.collect::<Result<_>>()?, head })
     }
 
-    /// Each measure has a server of its own, which has just begun.
+    /// Each measure has a server of its own, which has just begun, unless that takes long.
     fn measure_at(
         &self,
         drivers: &Drivers,
@@ -152,19 +185,19 @@ impl Store {
         name: &'static str,
         folder: &Path,
     ) -> Result<Place> {
-        let (peers, scheme) = (self.peers, self.scheme);
+        let peers = self.peers;
+        let lasting = self.lasts.then(|| (self.start)(folder)).transpose()?;
+        let server = || lasting.clone().map_or_else(|| (self.start)(folder), Ok);
         let measured_pairs = CLAIMS.map(|claims| {
             rounds(&format!("{}, {name}pairs of {claims}", self.name), pairs.0, peers, |(_, peer)| {
-                drivers.store_pairs(*peer, scheme, &*(self.start)(folder)?, claims, pairs.1)
+                drivers.store_pairs(*peer, &*server()?, claims, pairs.1)
             })
         });
         let (woken, polling) = peers.split_at(self.woken);
         let measured_turns = WAITERS.map(|waiters| -> Result<_> {
             let title = format!("{}, {name}hand-over among {waiters}", self.name);
             let hold = WAIT / (waiters - 1) as f64;
-            let hand_over = |peer, seconds| {
-                drivers.store_turns(peer, scheme, &*(self.start)(folder)?, waiters, [seconds, hold])
-            };
+            let hand_over = |peer, seconds| drivers.store_turns(peer, &*server()?, waiters, [seconds, hold]);
             let mut all = rounds(&title, turns.0, woken, |row| hand_over(row.1, turns.1))?;
             all.extend(rounds(&format!("{title} by polling"), polled.0, polling, |row| {
                 hand_over(row.1, polled.1)

@@ -1,7 +1,7 @@
 """Measures one Python lock library over a store, for the Rust bench beside it.
 
-stores.py pairs PEER SCHEME ADDRESS CLAIMS SECONDS
-stores.py turns PEER SCHEME ADDRESS WAITERS SECONDS HOLD
+stores.py pairs PEER URL CLAIMS SECONDS
+stores.py turns PEER URL WAITERS SECONDS HOLD
 
 Prints one line of JSON.
 """
@@ -108,8 +108,8 @@ def each(clients: int, seconds: float, work: Callable[[int], None]) -> None:
 
 
 def main() -> None:
-    measure, peer, scheme, address, clients, seconds, *rest = sys.argv[1:]
-    connect, url = PEERS[peer], f"{scheme}://{address}"
+    measure, peer, url, clients, seconds, *rest = sys.argv[1:]
+    connect = PEERS[peer]
     if measure == "pairs":
         result = pairs(connect(url), int(clients), float(seconds))
     elif measure == "turns":

@@ -1,10 +1,11 @@
-// Measures Go libraries that take locks in etcd and in Redis:
+// Measures Go libraries that take locks in etcd, in Redis and in Kubernetes:
 //
 //	stores pairs PEER ADDRESS CLAIMS SECONDS           locks of their own names
 //	stores turns PEER ADDRESS WAITERS SECONDS HOLD     hand-overs among clients that all want one lock
 //
 // Of Go's concurrency.Mutex in etcd, `mutex` has one session for all, `elock` a session for each lock and each time, as elock has
-// it: Grant, KeepAlive, Txn, Delete, Revoke. In Redis, `redsync` and `redislock`. Prints one line of JSON.
+// it: Grant, KeepAlive, Txn, Delete, Revoke. In Redis, `redsync` and `redislock`. In Kubernetes, whose address is that of a
+// kubeconfig, `lockgate` in the ConfigMap `locks`, and `elector` is client-go's leader election. Prints one line of JSON.
 package main
 
 import (
@@ -31,7 +32,12 @@ var background = context.Background()
 const ttl = 10 * time.Second
 
 // How often those look again that are not told: a lock is released at any point of that.
-var polls = map[string]time.Duration{"redsync": 250 * time.Millisecond, "redislock": 100 * time.Millisecond}
+var polls = map[string]time.Duration{
+	"redsync":   250 * time.Millisecond,
+	"redislock": 100 * time.Millisecond,
+	"lockgate":  2 * time.Second,
+	"elector":   2 * time.Second,
+}
 
 // acquire takes a lock and gives what releases it.
 type acquire func(key string) (release func())
@@ -82,6 +88,9 @@ func connect(peer, address string) acquire {
 			check(err)
 			return func() { check(lock.Release(background)) }
 		}
+	}
+	if peer == "lockgate" || peer == "elector" {
+		return inKubernetes(peer, address)
 	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{address}})
 	check(err)
