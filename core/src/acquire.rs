@@ -78,7 +78,7 @@ pub(crate) async fn acquire_all(
                     Err(error) if error.kind() == ErrorKind::NotHeld && options.entry != Entry::Try => {
                         count(&session.counters.retries);
                         owed = None;
-                        session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
+                        session.rt.sleep(back_off.pause(session.rt.jitter(), error.retry_after())).await;
                     }
                     answer => return answer.map(|grants| (asks, grants)),
                 }
@@ -120,7 +120,7 @@ pub(crate) async fn acquire_all(
     // The program's own code comes last: by now the guards give the locks back, whatever it does.
     guards.iter().for_each(Guard::tell_acquired);
     if !options.hold.random_delay.is_zero() {
-        session.rt.sleep(options.hold.random_delay.mul_f64(session.jitter())).await;
+        session.rt.sleep(options.hold.random_delay.mul_f64(session.rt.jitter())).await;
         guards.iter().try_for_each(Guard::check)?;
     }
     Ok(Some(guards))
@@ -201,7 +201,7 @@ async fn ask_until_answered(
                 count(&session.counters.retries);
                 tracing::warn!(%error, "backend unavailable, trying again");
                 on_trouble(&error);
-                session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
+                session.rt.sleep(back_off.pause(session.rt.jitter(), error.retry_after())).await;
             }
             answer => return answer,
         }

@@ -331,7 +331,7 @@ impl Drop for CallOff<'_> {
                         return Ok(());
                     }
                     Err(error) if error.kind() == ErrorKind::Unavailable && held.end().is_none() => {
-                        session.rt.sleep(back_off.pause(session.jitter(), error.retry_after())).await;
+                        session.rt.sleep(back_off.pause(session.rt.jitter(), error.retry_after())).await;
                     }
                     Err(error) => return if held.end().is_none() { Err(error) } else { Ok(()) },
                 }

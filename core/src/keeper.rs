@@ -285,7 +285,7 @@ impl Keeper {
                 Renewal::NotHeld => session.lose(held, LostReason::Expired),
                 Renewal::Unknown(error) => {
                     tracing::debug!(lock = %held.claim.name, %error, "not renewed");
-                    held.not_renewed(now, session.jitter(), error.retry_after());
+                    held.not_renewed(now, session.rt.jitter(), error.retry_after());
                 }
             }
         }
@@ -300,7 +300,7 @@ impl Keeper {
             }
             Err(error) => {
                 tracing::debug!(%error, "hearing broke off");
-                let pause = self.hear_back_off.pause(session.jitter(), error.retry_after());
+                let pause = self.hear_back_off.pause(session.rt.jitter(), error.retry_after());
                 let (backend, pause) = (self.backend.clone(), self.rt.sleep(pause));
                 self.hearing = Some(
                     async move {

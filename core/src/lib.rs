@@ -5,6 +5,14 @@ pub mod ask;
 #[cfg(all(any(feature = "etcd", feature = "redis"), not(target_family = "wasm")))]
 mod authority;
 pub mod backend;
+#[cfg(any(
+    all(
+        any(feature = "etcd", feature = "http", feature = "kubernetes", feature = "redis"),
+        not(target_family = "wasm")
+    ),
+    feature = "lockgate"
+))]
+mod background;
 mod connect;
 mod error;
 #[cfg(fuzzing)]

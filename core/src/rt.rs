@@ -54,3 +54,10 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// the parent process (rule R21).
     fn process(&self) -> u32;
 }
+
+impl dyn Runtime {
+    /// A random number in 0..=1, for pauses that are not the same everywhere.
+    pub(crate) fn jitter(&self) -> f64 {
+        self.random() as f64 / u128::MAX as f64
+    }
+}

@@ -113,11 +113,6 @@ impl Session {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A random number in 0..=1.
-    pub(crate) fn jitter(&self) -> f64 {
-        self.rt.random() as f64 / u128::MAX as f64
-    }
-
     /// Adds what is missing for a reader: which lock, where.
     pub(crate) fn explain(&self, error: Error, name: &Name) -> Error {
         self.explain_backend(if error.lock().is_none() { error.with_lock(name) } else { error })
@@ -291,8 +286,7 @@ impl Session {
                             && rt.now().since(*start.get_or_insert_with(|| rt.now())) < patience =>
                     {
                         drop(under_way.take());
-                        let random = rt.random() as f64 / u128::MAX as f64;
-                        rt.sleep(back_off.pause(random, error.retry_after())).await;
+                        rt.sleep(back_off.pause(rt.jitter(), error.retry_after())).await;
                     }
                     outcome => return outcome,
                 }

@@ -13,9 +13,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, PutOptions, TxnOp};
-use futures_channel::oneshot;
 use futures_util::{
-    FutureExt, StreamExt,
+    StreamExt,
     future::{self, BoxFuture, join_all},
     stream::{self, BoxStream},
 };
@@ -23,6 +22,7 @@ use futures_util::{
 use super::{Backend, Capabilities, OnWaiting, in_turn};
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status},
+    background::to_its_end,
     error::{Error, ErrorKind, LostReason, Result},
     name::Name,
     options::unsupported,
@@ -69,22 +69,6 @@ struct Space {
 }
 
 impl Space {
-    /// A random number in 0..=1.
-    fn jitter(&self) -> f64 {
-        self.rt.random() as f64 / u128::MAX as f64
-    }
-
-    /// Does a piece of work that goes on when its caller no longer waits for it.
-    fn to_its_end<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, Trouble>> {
-        let (tell, told) = oneshot::channel();
-        // Whoever asked may be gone.
-        self.rt.spawn(work.map(|outcome| drop(tell.send(outcome))).boxed());
-        told.map(|outcome| outcome.unwrap_or_else(|_| Err(no_thread()))).boxed()
-    }
-
     /// A claim that has no key is known no longer.
     fn forget(self: &Arc<Self>, claim: &Claim) -> Option<()> {
         let known = self.session.claims().remove(&claim.id)?;
@@ -126,7 +110,7 @@ impl Space {
                 Ok(()) => {
                     if held.lease.is_tainted() {
                         let go_over = self.clone().go_over(claim.clone(), member, held.lease.ttl);
-                        if let Err(trouble) = self.to_its_end(go_over).await {
+                        if let Err(trouble) = to_its_end(&*self.rt, go_over).await {
                             return Renewal::Unknown(trouble.into_error());
                         }
                     }
@@ -144,7 +128,7 @@ impl Space {
                 Err(trouble) => Renewal::Unknown(trouble.into_error()),
             },
             // It hangs on a lease of somebody else's: from now on on ours. Whoever asks again finds it done.
-            _ => match self.to_its_end(self.clone().attach(claim.clone(), member)).await {
+            _ => match to_its_end(&*self.rt, self.clone().attach(claim.clone(), member)).await {
                 Ok(Some(grant)) => Renewal::Renewed(grant),
                 Ok(None) => Renewal::NotHeld,
                 Err(trouble) => Renewal::Unknown(trouble.into_error()),
@@ -198,7 +182,7 @@ impl Space {
             bytes: key.len(),
         });
         let space = self.clone();
-        self.to_its_end(async move {
+        to_its_end(&*self.rt, async move {
             let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
             if let Some(known) = known {
                 if answer.is_err() {

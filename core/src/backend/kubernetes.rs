@@ -36,9 +36,8 @@ use std::{
 
 use async_trait::async_trait;
 use event_listener::Event;
-use futures_channel::oneshot;
 use futures_util::{
-    FutureExt, StreamExt,
+    StreamExt,
     future::{BoxFuture, join_all},
     stream::{self, BoxStream},
 };
@@ -46,6 +45,7 @@ use futures_util::{
 use super::{Backend, Capabilities, OnWaiting, in_turn};
 use crate::{
     ask::{Ask, Claim, Grant, Holder, Mode, News, Renewal, Status, Term},
+    background::to_its_end,
     error::{Error, LostReason, Result},
     name::Name,
     options::unsupported,
@@ -142,22 +142,6 @@ impl Space {
     /// By what a lock is known here.
     fn key(&self, name: &Name) -> String {
         self.address.shelf.key(&self.address.prefix, name)
-    }
-
-    /// A random number in 0..=1.
-    fn jitter(&self) -> f64 {
-        self.link.rt.random() as f64 / u128::MAX as f64
-    }
-
-    /// Does a piece of work on the library's thread.
-    fn there<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T>> {
-        let (tell, told) = oneshot::channel();
-        // Whoever asked may be gone.
-        self.link.rt.spawn(work.map(|outcome| drop(tell.send(outcome))).boxed());
-        told.map(|outcome| outcome.unwrap_or_else(|_| Err(trouble::no_thread()))).boxed()
     }
 
     /// The claim holds by a request that was sent then.
@@ -288,7 +272,7 @@ impl Backend for KubernetesBackend {
 
     async fn inspect(&self, prefix: &str) -> Result<Vec<Status>> {
         let space = self.space.clone();
-        let looked = space.clone().there(async move { space.link.all().await }).await;
+        let looked = to_its_end(&*self.space.link.rt, async move { space.link.all().await }).await;
         let (version, all) = looked.map_err(|error| self.here(error))?;
         let Space { address, link, hub, .. } = &*self.space;
         let all = hub::read_all(&address.shelf, &all);

@@ -104,8 +104,7 @@ impl LockgateBackend {
     /// Until the next look, or until there is reason for one.
     async fn pause(&self, claim: &Claim) {
         let Some(bell) = self.space.book().listen(claim) else { return };
-        let part = self.rt.random() as f64 / u128::MAX as f64;
-        future::select(bell, self.rt.sleep(PAUSE + PAUSE.mul_f64(part))).await;
+        future::select(bell, self.rt.sleep(PAUSE + PAUSE.mul_f64(self.rt.jitter()))).await;
     }
 
     /// The grant of a claim that has it already: as a lease that certainly runs.

@@ -26,6 +26,7 @@ use futures_util::{
 use super::{Backend, Capabilities, OnWaiting, in_turn};
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status},
+    background::to_its_end,
     error::{Error, ErrorKind, LostReason, Result},
     name::{ClaimId, Name},
     protocol::millis,
@@ -103,8 +104,7 @@ impl RedisBackend {
                     if error.kind() == ErrorKind::Unavailable
                         && looked.is_some_and(|looked| sent.since(looked) < STAYS.min(ask.ttl)) =>
                 {
-                    let random = self.link.rt.random() as f64 / u128::MAX as f64;
-                    rung = self.sleep(rings, AGAIN.mul_f64(random)).await;
+                    rung = self.sleep(rings, AGAIN.mul_f64(self.link.rt.jitter())).await;
                     continue;
                 }
                 reply => reply?,
@@ -330,7 +330,7 @@ fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: String) -> BoxFu
     for id in &ids {
         link.hub.let_go(*id);
     }
-    link.in_background(async move {
+    to_its_end(&*link.rt, async move {
         let mut late = Duration::ZERO;
         for id in &ids {
             if here.hub.may_come_late(*id).await {

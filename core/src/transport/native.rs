@@ -11,6 +11,7 @@ use reqwest::{Certificate, Client, header};
 
 use super::{Duration, NotSent, Request, Response, Streamed, Transport};
 use crate::{
+    background,
     error::{Error, ErrorKind, Result},
     protocol::MISSING,
     rt::Runtime,
@@ -96,9 +97,7 @@ impl Native {
         async move {
             let answer = answer.await;
             drop(give_up);
-            answer.unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Closed, "the background thread of this process is gone"))
-            })
+            answer.unwrap_or_else(|_| Err(background::gone()))
         }
         .boxed()
     }

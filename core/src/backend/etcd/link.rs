@@ -10,7 +10,6 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use event_listener::{Event, EventListener};
-use futures_channel::oneshot;
 use futures_util::{
     FutureExt,
     future::{self, BoxFuture, Either},
@@ -23,7 +22,8 @@ use super::{
 };
 use crate::{
     authority::TlsFiles,
-    error::{Error, ErrorKind, Result},
+    background::{self, to_its_end},
+    error::{ErrorKind, Result},
     rt::Runtime,
     within::within,
 };
@@ -111,16 +111,8 @@ impl Link {
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send + 'static,
     {
-        let (tell, answer) = oneshot::channel();
         let link = self.clone();
-        self.rt.spawn(
-            async move {
-                // Whoever asked may be gone.
-                let _ = tell.send(link.ask_here(limit, &request).await);
-            }
-            .boxed(),
-        );
-        answer.map(|answer| answer.unwrap_or_else(|_| Err(no_thread()))).boxed()
+        to_its_end(&*self.rt, async move { link.ask_here(limit, &request).await })
     }
 
     /// ... on this thread, which must be the library's.
@@ -194,7 +186,7 @@ impl Link {
 }
 
 pub(super) fn no_thread() -> Trouble {
-    Trouble::Unknown(Error::new(ErrorKind::Closed, "the background thread of this process is gone"))
+    Trouble::Unknown(background::gone())
 }
 
 fn tls(files: &TlsFiles) -> Result<TlsOptions> {

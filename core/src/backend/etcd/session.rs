@@ -361,7 +361,7 @@ impl Space {
                 if gone && too_late || lease.over().is_some() {
                     break;
                 }
-                space.rt.sleep(back_off.pause(space.jitter(), None)).await;
+                space.rt.sleep(back_off.pause(space.rt.jitter(), None)).await;
             }
             space.leave(&lease);
         };

@@ -34,6 +34,13 @@ pub(super) fn silent() -> Trouble {
     Trouble::Unknown(Error::new(ErrorKind::Unavailable, "etcd does not answer"))
 }
 
+/// What went wrong on our side of a request.
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Unknown(error)
+    }
+}
+
 impl From<etcd_client::Error> for Trouble {
     fn from(error: etcd_client::Error) -> Self {
         match error {

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Mode},
     backend::OnWaiting,
+    background::to_its_end,
     error::{Error, ErrorKind, Result},
 };
 
@@ -132,7 +133,7 @@ impl Space {
     async fn put(self: &Arc<Self>, claim: &Claim, order: Order, lease: &Arc<Lease>) -> Result<Put, Trouble> {
         let answer = self.post.put_in(order);
         let (space, claim, lease) = (self.clone(), claim.clone(), lease.clone());
-        let put = self.to_its_end(async move {
+        let put = to_its_end(&*self.rt, async move {
             let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
             if let Err(trouble) = &answer {
                 space.not_put(&claim, &lease, trouble);
@@ -236,7 +237,7 @@ impl Space {
         if known.lease.over().is_some() {
             return Woken::Over;
         }
-        let pause = known.lease.ttl.div_f64(2.0 + 2.0 * self.jitter()).max(Duration::from_millis(100));
+        let pause = known.lease.ttl.div_f64(2.0 + 2.0 * self.rt.jitter()).max(Duration::from_millis(100));
         let happened = std::pin::pin!(register.inbox.next());
         let news = match future::select(happened, future::select(end, self.rt.sleep(pause))).await {
             Either::Left((news, _)) => news,

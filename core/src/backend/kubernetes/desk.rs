@@ -23,9 +23,9 @@ use super::{
     doc::{AS_MADE, Answer, Doc, Order},
     link::Written,
     shelf::{Next, Seen, Shelf, Write},
-    trouble::no_thread,
 };
 use crate::{
+    background,
     error::{Error, ErrorKind, Result},
     name::{ClaimId, Name},
     time::{Millis, Moment},
@@ -103,7 +103,7 @@ impl Space {
         if begins {
             self.link.rt.spawn(work(self.clone(), object).boxed());
         }
-        told.await.unwrap_or_else(|_| Err(no_thread()))
+        told.await.unwrap_or_else(|_| Err(background::gone()))
     }
 
     /// What becomes of one who stands in line, should somebody of this locker let it in. Dropped, it is forgotten.
@@ -214,7 +214,7 @@ impl Space {
                 Written::Conflict => {
                     if tries > 0 {
                         let most = PAUSE.saturating_mul(1 << tries.min(8)).min(LONGEST_PAUSE);
-                        self.link.rt.sleep(most.mul_f64(self.jitter())).await;
+                        self.link.rt.sleep(most.mul_f64(self.link.rt.jitter())).await;
                     }
                     before = self.look(object, batch).await?;
                     continue;

@@ -230,7 +230,7 @@ async fn run(known: Arc<Known>, link: Arc<Link>) {
         let error = watcher.follow().await;
         tracing::debug!(%error, "the watch of locks broke");
         let Watcher { known, link, back_off, .. } = &mut watcher;
-        let pause = back_off.pause(link.rt.random() as f64 / u128::MAX as f64, error.retry_after());
+        let pause = back_off.pause(link.rt.jitter(), error.retry_after());
         known.set(Watch::Broken(error));
         link.rt.sleep(pause).await;
     }

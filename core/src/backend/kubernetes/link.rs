@@ -19,9 +19,10 @@ use super::{
     pace::Pace,
     plugin::Credential,
     shelf::{Shelf, Write},
-    trouble::{Reply, no_thread, of_transport, refused, silent},
+    trouble::{Reply, of_transport, refused, silent},
 };
 use crate::{
+    background,
     error::{Error, ErrorKind, Result},
     rt::{Runtime, thread},
     time::Moment,
@@ -291,7 +292,7 @@ impl Link {
             Error::new(ErrorKind::Unavailable, format!("no thread to log in by: {error}")).with_source(error)
         })?;
         let found = within(&self.rt, Some(LOGGED_IN_WITHIN), told).await.ok_or_else(|| self.silent())?;
-        let way = found.map_err(|_| no_thread())??;
+        let way = found.map_err(|_| background::gone())??;
         *kept = Some(way.clone());
         Ok(way)
     }

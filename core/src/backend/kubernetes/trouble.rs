@@ -105,7 +105,3 @@ pub(super) fn broke(at: &str) -> Error {
     let message = format!("the API server{at} ends the watch of the locks again and again");
     Error::new(ErrorKind::Unavailable, message)
 }
-
-pub(super) fn no_thread() -> Error {
-    Error::new(ErrorKind::Closed, "the background thread of this process is gone")
-}

@@ -5,9 +5,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_channel::oneshot;
-use futures_util::FutureExt;
-
 use super::{
     LEASE, Refused,
     book::{Book, Ended},
@@ -15,6 +12,7 @@ use super::{
 };
 use crate::{
     ask::{Ask, Claim, Entry, Mode},
+    background::to_its_end,
     error::{Error, ErrorKind, LostReason, Result},
     name::Name,
     rt::Runtime,
@@ -56,7 +54,7 @@ impl Space {
         let (space, claim, mode) = (self.clone(), ask.claim(), ask.mode);
         // A place in the queue cannot be given back, so one who only tries takes none, but uses the one there is.
         let queue = ask.entry == Entry::Queue || self.book().is_queued(&ask.name, self.rt.now());
-        self.to_its_end(async move {
+        to_its_end(&*self.rt, async move {
             let got = space.take(&claim.name, mode, queue).await;
             let uuid = got.as_ref().ok().and_then(|got| got.as_ref().map(|(uuid, _)| uuid.clone()));
             let wanted = {
@@ -123,7 +121,7 @@ impl Space {
     /// Releases the lease of a claim that is [ending](super::book::Book::end).
     pub(super) async fn release(self: &Arc<Self>, claim: &Claim, uuid: Uuid, mode: Mode) -> Result<()> {
         let (space, claim) = (self.clone(), claim.clone());
-        self.to_its_end(async move {
+        to_its_end(&*self.rt, async move {
             let answer = space.client.release(&claim.name, &uuid).await;
             let ended = match &answer {
                 // That it is gone is what was wanted.
@@ -138,19 +136,6 @@ impl Space {
             }
         })
         .await
-    }
-
-    /// Does a piece of work that goes on when its caller does not wait for it.
-    async fn to_its_end<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let (tell, outcome) = oneshot::channel();
-        // Whoever asked may be gone.
-        self.rt.spawn(work.map(|outcome| drop(tell.send(outcome))).boxed());
-        outcome.await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Closed, "the background thread of this process is gone"))
-        })
     }
 }
 

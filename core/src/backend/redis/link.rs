@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use futures_channel::oneshot;
 use futures_util::{FutureExt, future::BoxFuture};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind as Kind,
@@ -35,7 +34,8 @@ use super::{
     trouble::Trouble,
 };
 use crate::{
-    error::{Error, ErrorKind, Result},
+    background::to_its_end,
+    error::{ErrorKind, Result},
     name::{ClaimId, Name},
     rt::Runtime,
     time::Moment,
@@ -231,28 +231,12 @@ impl Link {
         F: Future<Output = RedisResult<T>> + Send + 'static,
     {
         let link = self.clone();
-        self.in_background(async move {
+        to_its_end(&*self.rt, async move {
             let mut failed_at = None;
             let answer = link.ask_here(&request, &mut failed_at).await;
             end(failed_at);
             answer
         })
-    }
-
-    /// Does it also if nobody waits for it.
-    pub(super) fn in_background<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T>> {
-        let (tell, answer) = oneshot::channel();
-        self.rt.spawn(work.map(|answer| drop(tell.send(answer))).boxed());
-        answer
-            .map(|answer| {
-                answer.unwrap_or_else(|_| {
-                    Err(Error::new(ErrorKind::Closed, "the background thread of this process is gone"))
-                })
-            })
-            .boxed()
     }
 
     async fn ask_here<T, F>(

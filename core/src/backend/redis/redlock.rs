@@ -338,7 +338,7 @@ impl Backend for Redlock {
                 moves.await;
                 continue;
             }
-            let pause = PAUSE.mul_f64(0.5 + self.rt.random() as f64 / u128::MAX as f64);
+            let pause = PAUSE.mul_f64(0.5 + self.rt.jitter());
             future::select(moves, self.rt.sleep(pause)).await;
         }
     }
