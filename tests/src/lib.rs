@@ -6,6 +6,7 @@
 #[doc = include_str!("../../docs/elock.md")]
 mod elock {}
 
+pub mod adversity;
 pub mod beliefs;
 pub mod certificates;
 pub mod conformance;

@@ -39,6 +39,25 @@ pub struct Faults {
     pub break_after_answers: Option<usize>,
 }
 
+impl Faults {
+    pub const NONE: Self = Self {
+        delay: Duration::ZERO,
+        delay_answers: Duration::ZERO,
+        swallow_requests: false,
+        swallow_answers: false,
+        cut_request_after: None,
+        cut_answer_after: None,
+        break_after_requests: None,
+        break_after_answers: None,
+    };
+    /// Requests are lost.
+    pub const REQUESTS: Self = Self { swallow_requests: true, ..Self::NONE };
+    /// Answers are lost.
+    pub const ANSWERS: Self = Self { swallow_answers: true, ..Self::NONE };
+    /// Both are.
+    pub const BOTH: Self = Self { swallow_requests: true, swallow_answers: true, ..Self::NONE };
+}
+
 /// The network. It ends with the test's process.
 #[derive(Clone, Debug)]
 pub struct Proxy {
@@ -63,6 +82,25 @@ struct Shared {
     random: AtomicU64,
 }
 
+/// Serves connections on a thread of its own, until the process ends; where.
+#[allow(clippy::disallowed_methods, reason = "the network has a thread of its own")]
+pub(crate) fn listen<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> SocketAddr {
+    let (tell, address) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            tell.send(listener.local_addr().unwrap()).unwrap();
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client));
+            }
+        });
+    });
+    address.recv().unwrap()
+}
+
 impl Proxy {
     /// A network in front of a server, without faults yet.
     pub fn before(server: SocketAddr) -> Self {
@@ -70,7 +108,6 @@ impl Proxy {
     }
 
     /// In front of several that are alike.
-    #[allow(clippy::disallowed_methods, reason = "the network has a thread of its own")]
     pub fn before_all(servers: Vec<SocketAddr>) -> Self {
         let shared = Arc::new(Shared {
             servers: Mutex::new(servers),
@@ -83,19 +120,8 @@ impl Proxy {
             record: AtomicBool::new(false),
             random: AtomicU64::new(1),
         });
-        let (tell, address) = mpsc::channel();
         let served = shared.clone();
-        thread::spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                tell.send(listener.local_addr().unwrap()).unwrap();
-                while let Ok((client, _)) = listener.accept().await {
-                    tokio::spawn(served.clone().carry(client));
-                }
-            });
-        });
-        Self { address: address.recv().unwrap(), shared }
+        Self { address: listen(move |client| served.clone().carry(client)), shared }
     }
 
     /// Where clients connect to.

@@ -2,19 +2,18 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, mpsc},
-    thread,
+    sync::{Arc, Mutex},
 };
 
 use reqwest::{Certificate, Client, Method, header};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
-    runtime::Builder,
+    net::TcpStream,
     sync::Notify,
 };
 
 use super::Cluster;
+use crate::proxy::listen;
 
 /// It ends with the test's process.
 #[derive(Clone, Debug)]
@@ -45,7 +44,6 @@ struct Shared {
 }
 
 impl Front {
-    #[allow(clippy::disallowed_methods, reason = "it has a thread of its own")]
     pub fn before(cluster: &Cluster) -> Self {
         // One of a process; whoever was earlier has chosen.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -58,21 +56,13 @@ impl Front {
             next: Mutex::default(),
             cut: Notify::new(),
         });
-        let (tell, address) = mpsc::channel();
         let served = shared.clone();
-        thread::spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                tell.send(listener.local_addr().unwrap()).unwrap();
-                while let Ok((stream, _)) = listener.accept().await {
-                    let served = served.clone();
-                    // A connection that breaks is its client's.
-                    tokio::spawn(async move { drop(served.carry(stream).await) });
-                }
-            });
+        let address = listen(move |stream| {
+            let served = served.clone();
+            // A connection that breaks is its client's.
+            async move { drop(served.carry(stream).await) }
         });
-        Self { address: address.recv().unwrap(), shared }
+        Self { address, shared }
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -9,14 +9,13 @@ use std::{
 use futures_util::future::join_all;
 use windlass::{Error, ErrorKind};
 use windlass_tests::{
+    adversity::{self, TIMEOUT},
     etcd::{Cluster, PASSWORD, PASSWORD_IN_URL, Release, Setup},
     place::block_on,
     server_process::port_to_keep,
 };
 
 use super::{SLACK, acquire, etcd, locker, nothing_is_left, prefix};
-
-const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// With auth, and nothing encrypted.
 fn guarded() -> &'static Cluster {
@@ -31,35 +30,13 @@ fn encrypted() -> &'static Cluster {
 
 /// The error of an acquire.
 fn error(url: &str) -> Error {
-    let start = Instant::now();
-    let connected = block_on(windlass::connect(url));
-    let error = match connected {
-        Ok(locker) => block_on(locker.lock("lock").timeout(TIMEOUT).into_future()).unwrap_err(),
-        Err(error) => error,
-    };
-    assert!(start.elapsed() < TIMEOUT + SLACK, "{:?}: {error}", start.elapsed());
-    let said = format!("{error} {error:?} {}", sources(&error));
+    let (error, said) = adversity::failure(url, &[PASSWORD, PASSWORD_IN_URL, "hunter2"]);
     assert!(said.contains("127.0.0.1:"), "names no endpoint: {said}");
-    for secret in [PASSWORD, PASSWORD_IN_URL, "hunter2"] {
-        assert!(!said.contains(secret), "{said}");
-    }
     error
 }
 
-fn sources(error: &Error) -> String {
-    let mut said = String::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        said += &format!("{error} {error:?} ");
-        source = error.source();
-    }
-    said
-}
-
 fn is(url: &str, kind: ErrorKind, says: &str) {
-    let error = error(url);
-    assert_eq!(error.kind(), kind, "{error}");
-    assert!(error.to_string().contains(says), "{error}");
+    adversity::is(&error(url), kind, says);
 }
 
 #[test]

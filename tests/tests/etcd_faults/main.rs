@@ -16,19 +16,16 @@ use std::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use windlass::{ConnectOptions, Locker};
 use windlass_tests::{
+    adversity::{self, SLACK, TTL},
     etcd::{Cluster, Release, Setup},
     place::{Folder, acquire, block_on, waits},
-    processes::{Program, until},
+    processes::Program,
 };
-
-const TTL: Duration = Duration::from_secs(2);
-/// What a take-over takes beyond the TTL: an election and etcd's own second, as well as a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
 
 /// One member that no test harms.
 fn etcd() -> &'static Cluster {
@@ -58,10 +55,7 @@ fn worker(url: &str) -> (Program, Folder) {
     (worker, folder)
 }
 
-/// Nothing is left of whatever was under way, after two TTLs at the latest.
+/// Nothing is left of whatever was under way.
 fn nothing_is_left(etcd: &Cluster, prefix: &str) {
-    let start = Instant::now();
-    until("nothing to be left", || etcd.keys(prefix).is_empty());
-    let took = start.elapsed();
-    assert!(took < 2 * TTL + SLACK, "that took {took:?}");
+    adversity::nothing_is_left(|| etcd.keys(prefix));
 }

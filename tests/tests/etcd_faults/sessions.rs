@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::Signal;
 use windlass::{ErrorKind, LostReason};
-use windlass_tests::{place::block_on, processes::until};
+use windlass_tests::{adversity, place::block_on, processes::until};
 
 use super::{SLACK, TTL, acquire, etcd, locker, locker_with, nothing_is_left, prefix, waits, worker};
 
@@ -19,21 +19,8 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 fn a_killed_holder_frees_the_lock() {
     let prefix = prefix();
     let url = etcd().url(&prefix);
-    let (mut holder, _folder) = worker(&url);
-    holder.say("acquire 1 lock exclusive");
-    let token: u64 = holder.rest_of("acquired 1 ").parse().unwrap();
-    thread::scope(|scope| {
-        let ours = locker(&url);
-        let waiting = waits(scope, ours.lock("lock"));
-        holder.kill();
-        let killed = Instant::now();
-        let guard = waiting.join().unwrap();
-        let took = killed.elapsed();
-        eprintln!("taken over {took:?} after the kill, with a TTL of {TTL:?}");
-        assert!(took < TTL + SLACK, "after {took:?}");
-        assert!(guard.fencing_token() > token);
-        block_on(guard.release()).unwrap();
-    });
+    let (holder, _folder) = worker(&url);
+    adversity::a_killed_holder_frees_the_lock(holder, &locker(&url));
     nothing_is_left(etcd(), &prefix);
 }
 
@@ -57,19 +44,12 @@ fn a_killed_waiter_blocks_nobody() {
     nothing_is_left(etcd(), &prefix);
 }
 
-/// It believes nothing when it goes on.
 #[test]
 fn a_stopped_holder_knows_that_it_is_over() {
     let prefix = prefix();
     let url = etcd().url(&prefix);
-    let (mut holder, _folder) = worker(&url);
-    holder.say("acquire 1 lock exclusive");
-    holder.rest_of("acquired 1 ");
-    holder.signal(Signal::STOP);
-    let guard = acquire(&locker(&url), "lock");
-    holder.signal(Signal::CONT);
-    holder.ask("check 1", "lost 1 expired");
-    block_on(guard.release()).unwrap();
+    let (holder, _folder) = worker(&url);
+    adversity::a_stopped_holder_knows_that_it_is_over(holder, &locker(&url));
     nothing_is_left(etcd(), &prefix);
 }
 

@@ -1,39 +1,27 @@
 //! What cannot be: each is an error with a kind and the place, within the timeout, and without a secret.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use serde_json::json;
 use windlass::{Error, ErrorKind};
 use windlass_tests::{
+    adversity,
     place::{Folder, acquire, block_on},
     server_process::port_to_keep,
 };
 
-use super::{SLACK, cluster, locker, nothing_is_left};
+use super::{cluster, locker, nothing_is_left};
 
-const TIMEOUT: Duration = Duration::from_secs(3);
 const SECRET: &str = "hunter2-hunter2";
 
 /// The error of an acquire.
 fn error(url: &str) -> Error {
-    let start = Instant::now();
-    let error = match block_on(windlass::connect(url)) {
-        Ok(locker) => block_on(locker.lock("lock").timeout(TIMEOUT)).unwrap_err(),
-        Err(error) => error,
-    };
-    assert!(start.elapsed() < TIMEOUT + SLACK, "{:?}: {error}", start.elapsed());
-    let said = format!("{error:#} {error:?}");
-    assert!(!said.contains(SECRET), "{said}");
-    error
+    adversity::failure(url, &[SECRET]).0
 }
 
 fn is(url: &str, kind: ErrorKind, says: &str) {
     let error = error(url);
-    assert_eq!(error.kind(), kind, "{error}");
-    assert!(error.to_string().contains(says), "{error}");
+    adversity::is(&error, kind, says);
     assert!(error.to_string().contains("k8s://"), "names no place: {error}");
 }
 

@@ -12,21 +12,14 @@ mod rights;
 mod server;
 mod watch;
 
-use std::{
-    sync::OnceLock,
-    time::{Duration, Instant},
-};
+use std::{sync::OnceLock, time::Duration};
 
 use windlass::{ConnectOptions, Locker};
 use windlass_tests::{
+    adversity::{self, SLACK, TTL},
     kubernetes::{Cluster, apart},
     place::block_on,
-    processes::until,
 };
-
-const TTL: Duration = Duration::from_secs(2);
-/// What a take-over takes beyond the TTL: the time to take up a grant, and a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
 
 /// One that no test harms.
 fn cluster() -> &'static Cluster {
@@ -43,10 +36,11 @@ fn locker_with(url: &str, ttl: Duration) -> Locker {
     block_on(ConnectOptions::new().ttl(ttl).connect(&url)).unwrap()
 }
 
-/// Nothing is left of whatever was under way, after two TTLs at the latest.
+/// Nothing is left of whatever was under way.
 fn nothing_is_left(cluster: &Cluster, namespace: &str) {
-    let start = Instant::now();
-    until("nothing to be left", || cluster.leases(namespace).is_empty());
-    let took = start.elapsed();
-    assert!(took < 2 * TTL + SLACK, "that took {took:?}");
+    adversity::nothing_is_left(|| left(cluster, namespace));
+}
+
+fn left(cluster: &Cluster, namespace: &str) -> Vec<String> {
+    cluster.leases(namespace).iter().map(ToString::to_string).collect()
 }

@@ -8,6 +8,7 @@ use std::{
 
 use rustix::process::Signal;
 use windlass_tests::{
+    adversity,
     place::{Folder, acquire, block_on, waits},
     processes::{Program, until},
 };
@@ -37,21 +38,8 @@ fn worker_at(offset: &str, url: &str) -> (Program, Folder) {
 fn a_killed_holder_frees_the_lock() {
     let namespace = cluster().namespace();
     let url = cluster().url(&namespace);
-    let (mut holder, _folder) = worker(&url);
-    holder.say("acquire 1 lock exclusive");
-    let token: u64 = holder.rest_of("acquired 1 ").parse().unwrap();
-    thread::scope(|scope| {
-        let ours = locker(&url);
-        let waiting = waits(scope, ours.lock("lock"));
-        holder.kill();
-        let killed = Instant::now();
-        let guard = waiting.join().unwrap();
-        let took = killed.elapsed();
-        eprintln!("taken over {took:?} after the kill, with a TTL of {TTL:?}");
-        assert!(took < TTL + SLACK, "after {took:?}");
-        assert!(guard.fencing_token() > token);
-        block_on(guard.release()).unwrap();
-    });
+    let (holder, _folder) = worker(&url);
+    adversity::a_killed_holder_frees_the_lock(holder, &locker(&url));
     nothing_is_left(cluster(), &namespace);
 }
 
@@ -99,19 +87,12 @@ fn killed_waiters_block_nobody_for_long() {
     nothing_is_left(cluster(), &namespace);
 }
 
-/// It believes nothing when it goes on.
 #[test]
 fn a_stopped_holder_knows_that_it_is_over() {
     let namespace = cluster().namespace();
     let url = cluster().url(&namespace);
-    let (mut holder, _folder) = worker(&url);
-    holder.say("acquire 1 lock exclusive");
-    holder.rest_of("acquired 1 ");
-    holder.signal(Signal::STOP);
-    let guard = acquire(&locker(&url), "lock");
-    holder.signal(Signal::CONT);
-    holder.ask("check 1", "lost 1 expired");
-    block_on(guard.release()).unwrap();
+    let (holder, _folder) = worker(&url);
+    adversity::a_stopped_holder_knows_that_it_is_over(holder, &locker(&url));
     nothing_is_left(cluster(), &namespace);
 }
 

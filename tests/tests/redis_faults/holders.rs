@@ -5,6 +5,7 @@ use std::{thread, time::Instant};
 use rustix::process::Signal;
 use windlass::{ErrorKind, LostReason};
 use windlass_tests::{
+    adversity,
     processes::until,
     redis::{PREFIX, key_of},
 };
@@ -18,21 +19,8 @@ use super::{
 fn a_killed_holder_frees_the_lock() {
     let database = next();
     let url = redis().url(database);
-    let (mut holder, _folder) = worker(&url);
-    holder.say("acquire 1 lock exclusive");
-    let token: u64 = holder.rest_of("acquired 1 ").parse().unwrap();
-    thread::scope(|scope| {
-        let ours = locker(&url);
-        let waiting = waits(scope, ours.lock("lock"));
-        holder.kill();
-        let killed = Instant::now();
-        let guard = waiting.join().unwrap();
-        let took = killed.elapsed();
-        eprintln!("taken over {took:?} after the kill, with a TTL of {TTL:?}");
-        assert!(took < TTL + SLACK, "after {took:?}");
-        assert!(guard.fencing_token() > token);
-        block_on(guard.release()).unwrap();
-    });
+    let (holder, _folder) = worker(&url);
+    adversity::a_killed_holder_frees_the_lock(holder, &locker(&url));
     nothing_is_left_in(redis(), database);
 }
 
@@ -82,22 +70,12 @@ fn a_line_of_the_dead_blocks_nobody() {
     nothing_is_left_in(redis(), database);
 }
 
-/// It believes nothing when it goes on.
 #[test]
 fn a_stopped_holder_knows_that_it_is_over() {
     let database = next();
     let url = redis().url(database);
-    let (mut holder, _folder) = worker(&url);
-    holder.say("acquire 1 lock exclusive");
-    holder.rest_of("acquired 1 ");
-    holder.signal(Signal::STOP);
-    let guard = acquire(&locker(&url), "lock");
-    holder.signal(Signal::CONT);
-    holder.ask("check 1", "lost 1 expired");
-    // Nor does it take the lock from who has it now.
-    holder.ask("release 1", "lost 1 expired");
-    guard.check().unwrap();
-    block_on(guard.release()).unwrap();
+    let (holder, _folder) = worker(&url);
+    adversity::a_stopped_holder_knows_that_it_is_over(holder, &locker(&url));
     nothing_is_left_in(redis(), database);
 }
 

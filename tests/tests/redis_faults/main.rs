@@ -14,23 +14,15 @@ mod replicas;
 mod server;
 mod storage;
 
-use std::{
-    process::Command,
-    sync::OnceLock,
-    thread::ScopedJoinHandle,
-    time::{Duration, Instant},
-};
+use std::{process::Command, sync::OnceLock, thread::ScopedJoinHandle, time::Duration};
 
 use windlass::{ConnectOptions, Guard, Locker};
 use windlass_tests::{
+    adversity::{self, SLACK, TTL},
     place::{Folder, acquire, block_on, waits},
     processes::{Program, until},
     redis::{Release, Server, Setup, next, of_locks},
 };
-
-const TTL: Duration = Duration::from_secs(2);
-/// What a take-over takes beyond the TTL, on a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
 
 /// One that no test harms.
 fn redis() -> &'static Server {
@@ -76,12 +68,9 @@ fn served<const N: usize>(waiting: [ScopedJoinHandle<'_, Guard>; N]) {
     }
 }
 
-/// Nothing is left of whatever was under way, after two TTLs at the latest.
+/// Nothing is left of whatever was under way.
 fn nothing_is_left(keys: impl Fn() -> Vec<String>) {
-    let start = Instant::now();
-    until("nothing to be left", || of_locks(keys()).is_empty());
-    let took = start.elapsed();
-    assert!(took < 2 * TTL + SLACK, "that took {took:?}");
+    adversity::nothing_is_left(|| of_locks(keys()));
 }
 
 /// ... in a database.

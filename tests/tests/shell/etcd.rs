@@ -1,16 +1,15 @@
 //! Of etcd alone.
 
-use std::{
-    process::{Command, Stdio},
-    sync::OnceLock,
-};
+use std::{process::Stdio, sync::OnceLock};
 
 use windlass_tests::{
     etcd::{Cluster, PASSWORD, PASSWORD_IN_URL, Release, Setup},
     server_process::port_to_keep,
 };
 
-use super::{Here, is_ended_when_the_store_is_gone, is_said, next, program};
+use super::{
+    Here, is_ended_when_the_store_is_gone, is_said, next, the_password_is_taken_from_beside_the_url,
+};
 
 fn etcd() -> &'static Cluster {
     static ETCD: OnceLock<Cluster> = OnceLock::new();
@@ -60,8 +59,5 @@ fn what_cannot_be_is_said() {
         (format!("etcd://app@{guarded}/app"), 64, "WINDLASS_PASSWORD"),
     ];
     is_said(&here, &cases, &["hunter2", PASSWORD, PASSWORD_IN_URL]);
-    let mut right = Command::new(program());
-    right.args(["run", "job", "--timeout", "30s", "true"]).stderr(Stdio::null());
-    right.env("WINDLASS_URL", format!("etcd://app@{guarded}/app")).env("WINDLASS_PASSWORD", PASSWORD);
-    assert_eq!(right.status().unwrap().code(), Some(0));
+    the_password_is_taken_from_beside_the_url(&here, format!("etcd://app@{guarded}/app"), PASSWORD);
 }

@@ -239,6 +239,13 @@ fn is_said(here: &Here, cases: &[Wrong], secrets: &[&str]) {
     }
 }
 
+/// The password of the user in the URL, beside it.
+fn the_password_is_taken_from_beside_the_url(here: &Here, url: String, password: &str) {
+    let mut right = here.command(&["run", "job", "--timeout", "30s", "true"]);
+    right.env("WINDLASS_URL", url).env("WINDLASS_PASSWORD", password).stderr(Stdio::null());
+    assert_eq!(right.status().unwrap().code(), Some(0));
+}
+
 /// A holder whose store ends is told so, and its command ends; `end` ends the store.
 fn is_ended_when_the_store_is_gone(here: &Here, end: impl FnOnce()) {
     let mut holder = here.hold("job", &["--json"]);

@@ -1,7 +1,7 @@
 //! Of Redis alone.
 
 use std::{
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -14,7 +14,7 @@ use windlass_tests::{
     server_process::port_to_keep,
 };
 
-use super::{Here, is_ended_when_the_store_is_gone, is_said, program};
+use super::{Here, is_ended_when_the_store_is_gone, is_said, the_password_is_taken_from_beside_the_url};
 
 pub(crate) fn here() -> Here {
     static REDIS: OnceLock<Server> = OnceLock::new();
@@ -59,8 +59,5 @@ fn what_cannot_be_is_said() {
         (format!("redis://app@{guarded}"), 64, "WINDLASS_PASSWORD"),
     ];
     is_said(&here, &cases, &["hunter2", PASSWORD, PASSWORD_IN_URL]);
-    let mut right = Command::new(program());
-    right.args(["run", "job", "--timeout", "30s", "true"]).stderr(Stdio::null());
-    right.env("WINDLASS_URL", format!("redis://app@{guarded}")).env("WINDLASS_PASSWORD", PASSWORD);
-    assert_eq!(right.status().unwrap().code(), Some(0));
+    the_password_is_taken_from_beside_the_url(&here, format!("redis://app@{guarded}"), PASSWORD);
 }

@@ -408,6 +408,19 @@ mod tests {
         }
     }
 
+    /// Two acquires that wait, and the request for the first with the one for both, which takes its place.
+    async fn one_after_another(
+        backend: &Arc<HttpBackend>,
+        sent: &mut UnboundedReceiver<Sent>,
+    ) -> ([JoinHandle<Result<Option<Grant>>>; 2], [Sent; 2]) {
+        let first = acquire(backend, "a");
+        let earlier = all_wait(sent, &["a"]).await;
+        let second = acquire(backend, "b");
+        sent.next().await.unwrap().answer(&[waiting()]);
+        let later = sent.next().await.unwrap();
+        ([first, second], [earlier, later])
+    }
+
     #[tokio::test]
     async fn however_many_wait_two_requests_are_under_way() {
         let (backend, mut sent) = few();
@@ -441,11 +454,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_takes_the_place_of_the_one_before() {
         let (backend, mut sent) = few();
-        let first = acquire(&backend, "a");
-        let earlier = all_wait(&mut sent, &["a"]).await;
-        let second = acquire(&backend, "b");
-        sent.next().await.unwrap().answer(&[waiting()]);
-        let later = sent.next().await.unwrap();
+        let ([first, second], [earlier, later]) = one_after_another(&backend, &mut sent).await;
         assert_eq!(later.names(), ["a", "b"]);
         // What it has heard before the server saw the next one counts.
         earlier.answer(&[granted(1)]);
@@ -457,11 +466,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_failed_is_told_unless_another_has_taken_its_place() {
         let (backend, mut sent) = few();
-        let first = acquire(&backend, "a");
-        let earlier = all_wait(&mut sent, &["a"]).await;
-        let second = acquire(&backend, "b");
-        sent.next().await.unwrap().answer(&[waiting()]);
-        let later = sent.next().await.unwrap();
+        let ([first, second], [earlier, later]) = one_after_another(&backend, &mut sent).await;
         earlier.fails();
         // The third finds the earlier one gone.
         let third = acquire(&backend, "c");
