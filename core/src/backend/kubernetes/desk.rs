@@ -82,6 +82,15 @@ struct After {
     answers: Vec<Answer>,
 }
 
+impl Slip {
+    fn renews(&self) -> Option<(&str, ClaimId)> {
+        match self.order {
+            Order::Renew(id) => Some((&self.key, id)),
+            _ => None,
+        }
+    }
+}
+
 impl Desk {
     fn piles(&self) -> MutexGuard<'_, BTreeMap<String, Pile>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -156,21 +165,26 @@ async fn work(space: Arc<Space>, object: String) {
 
 impl Space {
     fn answer(&self, object: &str, batch: Vec<Slip>, outcome: Result<(Vec<Answer>, Moment)>) {
-        let mut waiting = Vec::new();
         let (answers, sent) = match outcome {
             Ok((answers, sent)) => (answers, Ok(sent)),
             Err(error) => (vec![Answer::Waits; batch.len()], Err(error)),
         };
+        let mut piles = self.desk.piles();
+        let Some(pile) = piles.get_mut(object) else { return };
         for (slip, answer) in batch.into_iter().zip(answers) {
             if slip.waits && answer == Answer::Waits {
-                waiting.push(slip);
+                pile.waiting.push(slip);
                 continue;
             }
+            let done = sent.clone().map(|sent| Done { answer, sent });
+            if slip.waits {
+                // It may have seen the grant before this tells of it, and ask for what it is told here.
+                for ask in pile.slips.extract_if(.., |ask| ask.renews() == slip.renews()) {
+                    let _ = ask.tell.send(done.clone());
+                }
+            }
             // Whoever asked may be gone.
-            let _ = slip.tell.send(sent.clone().map(|sent| Done { answer, sent }));
-        }
-        if let Some(pile) = self.desk.piles().get_mut(object) {
-            pile.waiting.append(&mut waiting);
+            let _ = slip.tell.send(done);
         }
     }
 
