@@ -185,7 +185,7 @@ impl Table {
         {
             return match ended {
                 Ended::Busy => Outcome::Busy,
-                Ended::Over => Outcome::Over,
+                Ended::Over | Ended::Lost(_) => Outcome::Over,
             };
         }
         let ttl = self.rules.expires.then_some(ask.ttl);
@@ -205,6 +205,15 @@ impl Table {
         // A renewal moves a deadline and tells nobody anything.
         self.step(now, &claim.name, &mut Vec::new(), |record, turn| record.renew(turn, claim.id, origin))
             .flatten()
+    }
+
+    /// Why a claim that does not hold was lost, for as long as that is [remembered](Rules::remember): also for one whose holder
+    /// missed the [news](What::Lost).
+    pub fn why_lost(&self, claim: &Claim) -> Option<LostReason> {
+        match self.ended.recall(claim.id) {
+            Some(Ended::Lost(reason)) => Some(reason),
+            _ => None,
+        }
     }
 
     /// After this the claim neither holds nor waits, nor will it by a request that comes late. `true` if it held.
@@ -329,8 +338,8 @@ impl Table {
         for change in self.changes.drain(..) {
             match change {
                 Change::Tell { id, origin, what } => {
-                    if matches!(what, What::Lost(_)) {
-                        self.ended.remember(now, id, Ended::Over);
+                    if let What::Lost(reason) = what {
+                        self.ended.remember(now, id, Ended::Lost(reason));
                     }
                     effects.push(Effect { claim: Claim { name: name.clone(), id }, origin, what });
                 }

@@ -214,7 +214,7 @@ impl Visit {
         space.waiters.stay(renewed.filter(|(_, renewal)| is_held(renewal)).map(|(claim, _)| claim));
         let all_held = renewals.iter().all(is_held);
         let (renewals, news) = match park_ms {
-            // The news say why.
+            // What it has missed comes along.
             _ if !all_held => (Some(renewals), view.hear().now_or_never().transpose()?.unwrap_or_default()),
             None => (Some(renewals), Vec::new()),
             Some(park) => {

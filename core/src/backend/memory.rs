@@ -306,7 +306,7 @@ impl Backend for Memory {
         let mut state = space.lock();
         let renewed = claims.iter().map(|claim| match state.table.renew(now, claim, self.origin) {
             Some(granted) => Renewal::Renewed(self.grant(granted, since)),
-            None => Renewal::NotHeld,
+            None => state.table.why_lost(claim).map_or(Renewal::NotHeld, Renewal::Lost),
         });
         Ok(renewed.collect())
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{name::ClaimId, time::Millis};
+use crate::{error::LostReason, name::ClaimId, time::Millis};
 
 /// A map with less room than this keeps it.
 const ROOM_TO_KEEP: usize = 1024;
@@ -16,8 +16,9 @@ const ROOM_TO_KEEP: usize = 1024;
 pub(super) enum Ended {
     /// It tried, and the lock was taken.
     Busy,
-    /// Released, lost or called off.
+    /// Released, or called off.
     Over,
+    Lost(LostReason),
 }
 
 /// Each id is kept for the same time, so they are forgotten in the order in which they came.

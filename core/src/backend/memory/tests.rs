@@ -155,6 +155,21 @@ fn news_of_a_released_claim_is_not_kept() {
 }
 
 #[test]
+fn who_missed_the_news_is_told_why_a_claim_was_lost() {
+    let rules = Rules { first_token: 1, expires: true, remember: Duration::from_secs(60) };
+    let store = MemoryStore::new(Arc::new(Still::default()), rules);
+    let (one, two) = (store.client("memory:"), store.client("memory:"));
+    assert!(now(one.acquire(&ask(1, Mode::Exclusive, Entry::Queue), &|_| {})).unwrap().is_some());
+    assert!(now(two.acquire(&ask(2, Mode::Exclusive, Entry::Steal), &|_| {})).unwrap().is_some());
+    assert_eq!(now(one.hear()).unwrap().len(), 1, "told, and the answer does not arrive");
+    now(two.release(&[claim(2)])).unwrap();
+    let why = |view: &dyn Backend| now(view.renew(&[claim(1)])).unwrap();
+    assert!(matches!(why(&*one)[..], [Renewal::Lost(LostReason::Stolen)]));
+    now(one.release(&[claim(1)])).unwrap();
+    assert!(matches!(why(&*one)[..], [Renewal::NotHeld]));
+}
+
+#[test]
 fn an_upgrade_waits_and_can_be_called_off() {
     let memory = memory();
     take_now(&memory, 1, Mode::Upgradable, Entry::Queue);
