@@ -17,8 +17,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use event_listener::EventListener;
+use futures_channel::mpsc;
 use futures_util::{
-    StreamExt,
+    FutureExt, StreamExt,
     future::{self, BoxFuture, Either, join_all},
     stream::BoxStream,
 };
@@ -26,11 +27,12 @@ use futures_util::{
 use super::{Backend, Capabilities, OnWaiting, in_turn};
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status},
-    background::to_its_end,
+    background::{self, to_its_end},
     error::{Error, ErrorKind, LostReason, Result},
     name::{ClaimId, Name},
     protocol::millis,
     rt::Runtime,
+    time::Moment,
     within::within,
 };
 
@@ -44,10 +46,11 @@ mod scripts;
 mod trouble;
 
 use address::Address;
+use hub::Bell;
 use link::Link;
 use redlock::Redlock;
 use reply::{Granted, Reply, holders, mode_words, waiters};
-use scripts::{ACQUIRE, CHANGE, FORCE, INSPECT, LOOK, RELEASE, RENEW};
+use scripts::{ACQUIRE, CHANGE, Call, Code, FORCE, INSPECT, LOOK, RELEASE, RENEW};
 
 /// For how long a place stays after a look at the most, as `record.lua` has it.
 const STAYS: Duration = Duration::from_secs(8);
@@ -83,37 +86,13 @@ impl RedisBackend {
     async fn take(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
         let claim = ask.claim();
         let bell = self.link.hub.bell(claim.id);
-        let owner = serde_json::to_string(&*ask.owner).unwrap_or_else(|_| r#"{"owner":""}"#.to_owned());
-        let entry = match ask.entry {
-            Entry::Queue => "queue",
-            Entry::Try => "try",
-            Entry::Steal => "steal",
-        };
-        let (mut told, mut looked, mut rung) = (None, None, false);
+        let asking = Asking::new(&self.link, ask);
+        let (rings, mut sent) = (bell.listen(), self.link.rt.now());
+        let mut reply = self.link.run_for(claim.id, asking.call(&ACQUIRE)).await?;
+        let (mut first, mut looks, mut told) = (Some((asking, rings)), None, None);
         loop {
-            let rings = bell.listen();
-            let sent = self.link.rt.now();
-            let mut args = vec![hex(claim.id)];
-            args.extend(mode_words(ask.mode));
-            args.extend([entry.to_owned(), millis(ask.ttl).to_string(), owner.clone()]);
-            args.extend([self.link.inbox.clone(), millis(ask.keep).to_string(), self.floor()]);
-            // Who waits is to be let in also where memory runs out meanwhile.
-            let code = if looked.is_none() { &ACQUIRE } else { &LOOK };
-            let reply = match self.link.run_for(claim.id, self.link.call(code, &claim.name, args)).await {
-                Err(error)
-                    if error.kind() == ErrorKind::Unavailable
-                        && looked.is_some_and(|looked| sent.since(looked) < STAYS.min(ask.ttl)) =>
-                {
-                    rung = self.sleep(rings, AGAIN.mul_f64(self.link.rt.jitter())).await;
-                    continue;
-                }
-                reply => reply?,
-            };
             match reply {
                 Reply::Granted(granted) => {
-                    if looked.is_some() && !rung {
-                        self.link.hear_anew();
-                    }
                     self.replicated(&claim).await?;
                     return Ok(Some(self.hold(&claim, &granted, sent)));
                 }
@@ -123,20 +102,18 @@ impl RedisBackend {
                         told = Some(why.place);
                         waiting(why);
                     }
-                    looked = Some(sent);
-                    rung = self.sleep(rings, look_in).await;
+                    if let Some((asking, rings)) = first.take() {
+                        looks = Some(asking.look_again(&bell, rings, sent, look_in));
+                    }
+                    let next = async { looks.as_mut()?.next().await };
+                    (reply, sent) = next.await.unwrap_or_else(|| Err(background::gone()))?;
                 }
                 Reply::Over | Reply::Gone(_) | Reply::Refused(_) => return Err(gone(&claim.name)),
             }
         }
     }
 
-    /// Whether it rang.
-    async fn sleep(&self, rings: EventListener, look_in: Duration) -> bool {
-        matches!(future::select(rings, self.link.rt.sleep(look_in)).await, Either::Left(_))
-    }
-
-    fn hold(&self, claim: &Claim, granted: &Granted, sent: crate::time::Moment) -> Grant {
+    fn hold(&self, claim: &Claim, granted: &Granted, sent: Moment) -> Grant {
         self.link.hub.hold(claim, granted);
         granted.grant(sent)
     }
@@ -175,8 +152,8 @@ impl RedisBackend {
         let sent = self.link.rt.now();
         let names = Self::by_name(claims);
         let asked = names.iter().map(|(name, ids)| {
-            let mut args = vec![self.link.inbox.clone(), self.floor(), String::new()];
-            args.extend(ids.iter().copied().map(hex));
+            let hexes: Vec<String> = ids.iter().copied().map(hex).collect();
+            let args = (&self.link.inbox, self.floor(), "", hexes);
             let answer = self.link.run::<Vec<Reply>>(self.link.call(&RENEW, name, args));
             // A part of a cluster that hangs must not hold up the claims of the others.
             let limit = ids.iter().filter_map(|id| self.link.hub.ttl(*id)).min();
@@ -218,12 +195,11 @@ impl RedisBackend {
         loop {
             let rings = bell.listen();
             let sent = self.link.rt.now();
-            let [to_word, _] = mode_words(to);
-            let args = vec![hex(claim.id), to_word, self.link.inbox.clone(), self.floor()];
+            let args = (hex(claim.id), mode_words(to).0, &self.link.inbox, self.floor());
             match self.link.run(self.link.call(&CHANGE, &claim.name, args)).await? {
                 Reply::Granted(granted) => return Ok(self.hold(claim, &granted, sent)),
                 Reply::Waiting { look_in, .. } => {
-                    self.sleep(rings, look_in).await;
+                    sleep(&self.link, rings, look_in).await;
                 }
                 Reply::Refused(from) => {
                     let message = format!("a claim that is {from} cannot become {to}");
@@ -243,7 +219,7 @@ impl RedisBackend {
         let mut seen = Vec::new();
         for names in names.chunks(TOGETHER) {
             let looks = names.iter().map(|name| {
-                self.link.run::<Option<(String, String)>>(self.link.call(&INSPECT, name, Vec::new()))
+                self.link.run::<Option<(String, String)>>(self.link.call(&INSPECT, name, None::<&str>))
             });
             let looks: Vec<BoxFuture<'_, _>> = looks.collect();
             for (name, look) in names.iter().zip(join_all(looks).await) {
@@ -261,12 +237,12 @@ impl RedisBackend {
 
     async fn freed(&self, name: &Name, token: Option<u64>) -> Result<Vec<Holder>> {
         let token = token.map_or_else(String::new, |token| token.to_string());
-        let args = vec![token, self.floor()];
-        holders(&self.link.run::<String>(self.link.call(&FORCE, name, args)).await?)
+        let call = self.link.call(&FORCE, name, (token, self.floor()));
+        holders(&self.link.run::<String>(call).await?)
     }
 
-    fn floor(&self) -> String {
-        self.link.hub.floor().to_string()
+    fn floor(&self) -> u64 {
+        self.link.hub.floor()
     }
 }
 
@@ -324,8 +300,79 @@ impl Backend for RedisBackend {
     }
 }
 
+/// What is asked for a claim until it is let in.
+struct Asking {
+    link: Arc<Link>,
+    ask: Ask,
+    owner: String,
+}
+
+impl Asking {
+    fn new(link: &Arc<Link>, ask: &Ask) -> Self {
+        let owner = serde_json::to_string(&*ask.owner).unwrap_or_else(|_| r#"{"owner":""}"#.to_owned());
+        Self { link: link.clone(), ask: ask.clone(), owner }
+    }
+
+    fn call(&self, code: &'static Code) -> Call {
+        let Self { link, ask, owner } = self;
+        let entry = match ask.entry {
+            Entry::Queue => "queue",
+            Entry::Try => "try",
+            Entry::Steal => "steal",
+        };
+        let (asked, times) = ((mode_words(ask.mode), entry), [ask.ttl, ask.keep].map(millis));
+        let args = (hex(ask.claim_id), asked, times[0], owner, &link.inbox, times[1], link.hub.floor());
+        link.call(code, &ask.name, args)
+    }
+
+    /// Looks when it is told to and after each pause, for as long as the bell is there; what it is told, and when it asked. It
+    /// looks in the background: who is let in need not wake another thread to say that it knows.
+    fn look_again(
+        self,
+        bell: &Bell,
+        mut rings: EventListener,
+        mut looked: Moment,
+        mut pause: Duration,
+    ) -> mpsc::UnboundedReceiver<Result<(Reply, Moment)>> {
+        let (tell, told) = mpsc::unbounded();
+        let (rt, rope) = (self.link.rt.clone(), bell.rope());
+        let stays = STAYS.min(self.ask.ttl);
+        let look = async move {
+            let link = &self.link;
+            loop {
+                let rung = sleep(link, rings, pause).await;
+                rings = rope.listen();
+                let sent = link.rt.now();
+                // Who waits is to be let in also where memory runs out meanwhile.
+                let Some(answer) = link.run_for_waiter(&rope, self.call(&LOOK)) else { return };
+                let answer = answer.await;
+                match &answer {
+                    Err(error) if error.kind() == ErrorKind::Unavailable && sent.since(looked) < stays => {
+                        pause = AGAIN.mul_f64(link.rt.jitter());
+                        continue;
+                    }
+                    Ok(Reply::Waiting { look_in, .. }) => (looked, pause) = (sent, *look_in),
+                    Ok(Reply::Granted(_)) if !rung => link.hear_anew(),
+                    _ => {}
+                }
+                let goes_on = matches!(answer, Ok(Reply::Waiting { .. }));
+                if tell.unbounded_send(answer.map(|reply| (reply, sent))).is_err() || !goes_on {
+                    return;
+                }
+            }
+        };
+        rt.spawn(look.boxed());
+        told
+    }
+}
+
+/// Whether it rang.
+async fn sleep(link: &Link, rings: EventListener, pause: Duration) -> bool {
+    matches!(future::select(rings, link.rt.sleep(pause)).await, Either::Left(_))
+}
+
 /// Ends claims of one lock. What asked for them and is under way is waited for, or kept out.
-fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: String) -> BoxFuture<'static, Result<()>> {
+fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: u64) -> BoxFuture<'static, Result<()>> {
     let (here, name) = (link.clone(), name.clone());
     for id in &ids {
         link.hub.let_go(*id);
@@ -337,9 +384,8 @@ fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: String) -> BoxFu
                 late = LATE;
             }
         }
-        let mut args = vec![millis(late).to_string(), floor];
-        args.extend(ids.iter().copied().map(hex));
-        here.run::<()>(here.call(&RELEASE, &name, args)).await?;
+        let hexes: Vec<String> = ids.iter().copied().map(hex).collect();
+        here.run::<()>(here.call(&RELEASE, &name, (millis(late), floor, hexes))).await?;
         ids.iter().for_each(|id| here.hub.called_off(*id));
         Ok(())
     })

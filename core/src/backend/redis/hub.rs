@@ -68,11 +68,28 @@ struct Watcher {
 #[derive(Debug)]
 pub(super) struct Bell {
     hub: Arc<Hub>,
+    rope: Rope,
+}
+
+/// What rings it.
+#[derive(Clone, Debug)]
+pub(super) struct Rope {
     id: ClaimId,
     rings: Arc<Event>,
 }
 
 impl Bell {
+    pub(super) fn listen(&self) -> EventListener {
+        self.rope.listen()
+    }
+
+    /// For what goes on in the background while there is the bell. It rings when there is none any more.
+    pub(super) fn rope(&self) -> Rope {
+        self.rope.clone()
+    }
+}
+
+impl Rope {
     pub(super) fn listen(&self) -> EventListener {
         self.rings.listen()
     }
@@ -80,11 +97,26 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
+        let Rope { id, rings } = &self.rope;
         let mut inner = self.hub.inner();
         // Another request for the same claim may have come since.
-        if inner.waiting.get(&self.id).is_some_and(|rings| Arc::ptr_eq(rings, &self.rings)) {
-            inner.waiting.remove(&self.id);
+        if inner.is_rung_by(&self.rope) {
+            inner.waiting.remove(id);
         }
+        rings.notify(usize::MAX);
+    }
+}
+
+impl Inner {
+    fn is_rung_by(&self, rope: &Rope) -> bool {
+        self.waiting.get(&rope.id).is_some_and(|rings| Arc::ptr_eq(rings, &rope.rings))
+    }
+
+    fn asked(&mut self, id: ClaimId, now: Moment) {
+        self.in_doubt.retain(|_, doubt| {
+            doubt.under_way > 0 || doubt.failed_at.is_some_and(|failed| now.since(failed) < LATE)
+        });
+        self.in_doubt.entry(id).or_default().under_way += 1;
     }
 }
 
@@ -92,16 +124,21 @@ impl Hub {
     pub(super) fn bell(self: &Arc<Self>, id: ClaimId) -> Bell {
         let rings = Arc::<Event>::default();
         self.inner().waiting.insert(id, rings.clone());
-        Bell { hub: self.clone(), id, rings }
+        Bell { hub: self.clone(), rope: Rope { id, rings } }
     }
 
     /// The claim is asked for: until the answer is there nobody knows whether it holds or waits.
     pub(super) fn asked(&self, id: ClaimId, now: Moment) {
+        self.inner().asked(id, now);
+    }
+
+    /// ... by who waits for it, unless it does so no more: then it may have been called off already. The claim's id.
+    pub(super) fn asked_by(&self, waiter: &Rope, now: Moment) -> Option<ClaimId> {
         let mut inner = self.inner();
-        inner.in_doubt.retain(|_, doubt| {
-            doubt.under_way > 0 || doubt.failed_at.is_some_and(|failed| now.since(failed) < LATE)
-        });
-        inner.in_doubt.entry(id).or_default().under_way += 1;
+        inner.is_rung_by(waiter).then(|| {
+            inner.asked(waiter.id, now);
+            waiter.id
+        })
     }
 
     /// That request is over. `failed_at`: when it was sent in vain, if it was; though another try had its answer, that one may
@@ -245,5 +282,31 @@ impl Hub {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Its release may be under way already, and would be overtaken.
+    #[test]
+    fn who_waits_no_more_asks_no_more() {
+        let (hub, id, now) = (
+            Arc::<Hub>::default(),
+            ClaimId::from_u128(1),
+            Moment { boot: Duration::ZERO, wall: Duration::ZERO },
+        );
+        let bell = hub.bell(id);
+        let rope = bell.rope();
+        assert_eq!(hub.asked_by(&rope, now), Some(id));
+        let rings = rope.listen();
+        drop(bell);
+        assert!(rings.now_or_never().is_some(), "what waits in the background is told");
+        let again = hub.bell(id);
+        assert_eq!(hub.asked_by(&rope, now), None);
+        assert_eq!(hub.asked_by(&again.rope(), now), Some(id));
     }
 }

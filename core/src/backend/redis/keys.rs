@@ -2,7 +2,7 @@
 //! kept beside it, in the same slot of a cluster. For that `{`, `}` and `%` in names are written `%7B`, `%7D` and `%25`:
 //! braces say what a slot is chosen by.
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, sync::OnceLock};
 
 use crate::name::Name;
 
@@ -13,6 +13,7 @@ const SLOTS: u16 = 16_384;
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
+    changes: String,
     /// A token is given where its lock is.
     in_slots: bool,
 }
@@ -20,7 +21,8 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) fn new(prefix: &str, in_slots: bool) -> Self {
         // What the prefix is, is up to whoever chose it; but it must not choose the slot.
-        Self { prefix: encoded(prefix), in_slots }
+        let prefix = encoded(prefix).into_owned();
+        Self { changes: format!("{prefix}changes"), prefix, in_slots }
     }
 
     /// The keys that the scripts want, in their order.
@@ -55,7 +57,7 @@ impl Keys {
 
     /// Whether a lock of this key has a name that begins like this.
     pub(super) fn is_below(&self, key: &str, prefix: &str) -> bool {
-        key.strip_prefix(&self.prefix).is_some_and(|name| name.starts_with(&encoded(prefix)))
+        key.strip_prefix(&self.prefix).is_some_and(|name| name.starts_with(&*encoded(prefix)))
     }
 
     /// The channel of one who is told.
@@ -64,13 +66,16 @@ impl Keys {
     }
 
     /// The channel of those who watch.
-    pub(super) fn changes(&self) -> String {
-        format!("{}changes", self.prefix)
+    pub(super) fn changes(&self) -> &str {
+        &self.changes
     }
 }
 
-fn encoded(text: &str) -> String {
-    text.replace('%', "%25").replace('{', "%7B").replace('}', "%7D")
+fn encoded(text: &str) -> Cow<'_, str> {
+    if !text.contains(['%', '{', '}']) {
+        return text.into();
+    }
+    text.replace('%', "%25").replace('{', "%7B").replace('}', "%7D").into()
 }
 
 fn decoded(text: &str) -> Option<String> {

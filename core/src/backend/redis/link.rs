@@ -17,7 +17,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind as Kind,
     FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError,
-    RedisResult, ServerErrorKind, TlsCertificates, Value,
+    RedisResult, ServerErrorKind, TlsCertificates, ToRedisArgs, Value,
     aio::MultiplexedConnection,
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
@@ -28,9 +28,9 @@ use tokio::sync::Mutex;
 
 use super::{
     address::{Address, Place, SENTINEL_PORT, split},
-    hub::Hub,
+    hub::{Hub, Rope},
     keys::Keys,
-    scripts::Code,
+    scripts::{Call, Code},
     trouble::Trouble,
 };
 use crate::{
@@ -70,14 +70,6 @@ pub(super) struct Link {
 enum Connection {
     One(MultiplexedConnection),
     Cluster(Box<ClusterConnection>),
-}
-
-/// What is to be run in Redis.
-#[derive(Clone)]
-pub(super) struct Call {
-    code: &'static Code,
-    keys: [String; 5],
-    args: Vec<String>,
 }
 
 impl fmt::Debug for Link {
@@ -125,10 +117,8 @@ impl Link {
     }
 
     /// What to run for a lock; those who watch are told by it.
-    pub(super) fn call(&self, code: &'static Code, name: &Name, args: Vec<String>) -> Call {
-        let mut all = vec![self.keys.changes()];
-        all.extend(args);
-        Call { code, keys: self.keys.of(name), args: all }
+    pub(super) fn call(&self, code: &'static Code, name: &Name, args: impl ToRedisArgs) -> Call {
+        Call::new(code, &self.keys.of(name), (self.keys.changes(), args))
     }
 
     /// Runs it, also if nobody waits for the answer.
@@ -146,6 +136,24 @@ impl Link {
         call: Call,
     ) -> BoxFuture<'static, Result<T>> {
         self.hub.asked(id, self.rt.now());
+        self.run_asked(id, call)
+    }
+
+    /// ... for one who waits for it, if it still does.
+    pub(super) fn run_for_waiter<T: FromRedisValue + Send + 'static>(
+        self: &Arc<Self>,
+        waiter: &Rope,
+        call: Call,
+    ) -> Option<BoxFuture<'static, Result<T>>> {
+        let id = self.hub.asked_by(waiter, self.rt.now())?;
+        Some(self.run_asked(id, call))
+    }
+
+    fn run_asked<T: FromRedisValue + Send + 'static>(
+        self: &Arc<Self>,
+        id: ClaimId,
+        call: Call,
+    ) -> BoxFuture<'static, Result<T>> {
         let hub = self.hub.clone();
         self.run_then(call, move |failed_at| hub.answered(id, failed_at))
     }
@@ -158,11 +166,9 @@ impl Link {
         let request = move |mut connection| {
             let call = call.clone();
             async move {
-                let mut invocation = call.code.prepare_invoke();
-                invocation.key(&call.keys[..]).arg(&call.args);
                 match &mut connection {
-                    Connection::One(connection) => invocation.invoke_async(connection).await,
-                    Connection::Cluster(connection) => invocation.invoke_async(connection.as_mut()).await,
+                    Connection::One(connection) => call.send(connection).await,
+                    Connection::Cluster(connection) => call.send(connection.as_mut()).await,
                 }
             }
         };
@@ -205,7 +211,7 @@ impl Link {
 
     /// From now on what changes is told to the hub.
     pub(super) async fn watch(self: &Arc<Self>) -> Result<()> {
-        let channel = self.keys.changes();
+        let channel = self.keys.changes().to_owned();
         self.ask(move |connection| subscribe(connection, channel.clone())).await
     }
 
@@ -350,7 +356,7 @@ impl Link {
     async fn hear_on(&self, connection: Connection) -> RedisResult<()> {
         subscribe(connection.clone(), self.inbox.clone()).await?;
         if self.hub.is_watched() {
-            subscribe(connection, self.keys.changes()).await?;
+            subscribe(connection, self.keys.changes().to_owned()).await?;
         }
         Ok(())
     }
@@ -382,7 +388,8 @@ impl Link {
     async fn open_one(self: &Arc<Self>, client: Client, turn: u64) -> Result<Connection, Trouble> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_WITHIN))
-            .set_response_timeout(Some(ANSWER_WITHIN))
+            // Each request has its own.
+            .set_response_timeout(None)
             .set_push_sender(self.listener(turn));
         Ok(Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?))
     }

@@ -128,10 +128,8 @@ impl Redlock {
             .each(
                 ask.ttl,
                 |link| {
-                    let mut args = vec![hex(claim.id)];
-                    args.extend(mode_words(ask.mode));
-                    args.extend(["try".to_owned(), millis(ask.ttl).to_string(), owner.clone()]);
-                    args.extend([link.inbox.clone(), "0".to_owned(), "0".to_owned()]);
+                    let (asked, ttl) = ((mode_words(ask.mode), "try"), millis(ask.ttl));
+                    let args = (hex(claim.id), asked, ttl, &owner, &link.inbox, 0, 0);
                     link.run_for::<Reply>(claim.id, link.call(&ACQUIRE, &claim.name, args))
                 },
                 |reply| matches!(reply, Reply::Granted(_)),
@@ -175,8 +173,7 @@ impl Redlock {
                 ttl,
                 |link| {
                     let agreed = token.map_or_else(String::new, |token| token.to_string());
-                    let floor = token.unwrap_or(0).to_string();
-                    let args = vec![link.inbox.clone(), floor, agreed, hex(claim.id)];
+                    let args = (&link.inbox, token.unwrap_or(0), agreed, hex(claim.id));
                     link.run::<Vec<Reply>>(link.call(&RENEW, &claim.name, args))
                 },
                 |replies| matches!(replies[..], [Reply::Granted(_)]),
@@ -191,8 +188,7 @@ impl Redlock {
 
     async fn end(&self, claim: &Claim, ttl: Duration) -> Vec<Result<()>> {
         self.tokens().remove(&claim.id);
-        let no_floor = || "0".to_owned();
-        self.each(ttl, |link| end(link, &claim.name, vec![claim.id], no_floor()), |()| true).await
+        self.each(ttl, |link| end(link, &claim.name, vec![claim.id], 0), |()| true).await
     }
 
     async fn renewed(&self, claim: &Claim) -> Renewal {

@@ -82,14 +82,13 @@ impl FromRedisValue for Reply {
 }
 
 /// The name of a mode in the scripts, and the limit of permits.
-pub(super) fn mode_words(mode: Mode) -> [String; 2] {
-    let (word, limit) = match mode {
+pub(super) fn mode_words(mode: Mode) -> (&'static str, u32) {
+    match mode {
         Mode::Exclusive => ("exclusive", 0),
         Mode::Shared => ("shared", 0),
         Mode::Upgradable => ("upgradable", 0),
         Mode::Permit(limit) => ("permit", limit.get()),
-    };
-    [word.to_owned(), limit.to_string()]
+    }
 }
 
 fn mode_of(word: &str, limit: u64) -> Option<Mode> {
