@@ -139,7 +139,11 @@ static KUBERNETES: Store = Store {
             measured.at_least(place, "hand-over, lockgate's p50 to ours", 100.0, p50(2) / p50(0)),
         ]
     },
-    how: "One API server over one etcd, whose data are in memory, on loopback, for all measures. Ours are Lease objects, as client-go's           are; lockgate's locks are in the annotations of one ConfigMap. lockgate asks every two seconds, and the leader election,           with the times that controllers have, every two to four. Requests are those for Leases and ConfigMaps that the API           server has answered (`apiserver_request_total`), but for watches that go on; raft writes those of its etcd",
+    how: "One API server over one etcd, whose data are in memory, on loopback, for all measures. Ours are Lease \
+          objects, as client-go's are; lockgate's locks are in the annotations of one ConfigMap. lockgate asks every \
+          two seconds, and the leader election, with the times that controllers have, every two to four. Requests are \
+          those for Leases and ConfigMaps that the API server has answered (`apiserver_request_total`), but for \
+          watches that go on; raft writes those of its etcd",
     versions: report::kubernetes_versions,
 };
 
