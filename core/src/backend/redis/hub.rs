@@ -2,7 +2,7 @@
 //! their connection: whoever waits for one looks again when that happens, and now and then anyway (R18).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,7 +32,8 @@ pub(super) struct Hub {
 
 #[derive(Debug, Default)]
 struct Inner {
-    waiting: BTreeMap<ClaimId, Arc<Event>>,
+    /// Several where a claim is asked for again before who asked earlier is gone.
+    waiting: BTreeMap<ClaimId, Vec<Arc<Event>>>,
     held: BTreeMap<ClaimId, Held>,
     /// Claims that were asked for, and may be asked for still.
     in_doubt: BTreeMap<ClaimId, Doubt>,
@@ -98,10 +99,11 @@ impl Rope {
 impl Drop for Bell {
     fn drop(&mut self) {
         let Rope { id, rings } = &self.rope;
-        let mut inner = self.hub.inner();
-        // Another request for the same claim may have come since.
-        if inner.is_rung_by(&self.rope) {
-            inner.waiting.remove(id);
+        if let Entry::Occupied(mut all) = self.hub.inner().waiting.entry(*id) {
+            all.get_mut().retain(|other| !Arc::ptr_eq(other, rings));
+            if all.get().is_empty() {
+                all.remove();
+            }
         }
         rings.notify(usize::MAX);
     }
@@ -109,7 +111,8 @@ impl Drop for Bell {
 
 impl Inner {
     fn is_rung_by(&self, rope: &Rope) -> bool {
-        self.waiting.get(&rope.id).is_some_and(|rings| Arc::ptr_eq(rings, &rope.rings))
+        let all = self.waiting.get(&rope.id);
+        all.is_some_and(|all| all.iter().any(|rings| Arc::ptr_eq(rings, &rope.rings)))
     }
 
     fn asked(&mut self, id: ClaimId, now: Moment) {
@@ -123,7 +126,7 @@ impl Inner {
 impl Hub {
     pub(super) fn bell(self: &Arc<Self>, id: ClaimId) -> Bell {
         let rings = Arc::<Event>::default();
-        self.inner().waiting.insert(id, rings.clone());
+        self.inner().waiting.entry(id).or_default().push(rings.clone());
         Bell { hub: self.clone(), rope: Rope { id, rings } }
     }
 
@@ -230,7 +233,7 @@ impl Hub {
         let Ok(id) = u128::from_str_radix(id, 16) else { return };
         let id = ClaimId::from_u128(id);
         let mut inner = self.inner();
-        if let Some(rings) = inner.waiting.get(&id) {
+        for rings in inner.waiting.get(&id).into_iter().flatten() {
             rings.notify(usize::MAX);
         }
         let what = match what {
@@ -268,7 +271,7 @@ impl Hub {
 
     /// The connection is gone, and with it what was said meanwhile.
     pub(super) fn broken(&self) {
-        for rings in self.inner().waiting.values() {
+        for rings in self.inner().waiting.values().flatten() {
             rings.notify(usize::MAX);
         }
         self.changed(|_| true);
@@ -291,22 +294,41 @@ mod tests {
 
     use super::*;
 
+    fn id() -> ClaimId {
+        ClaimId::from_u128(1)
+    }
+
     /// Its release may be under way already, and would be overtaken.
     #[test]
     fn who_waits_no_more_asks_no_more() {
-        let (hub, id, now) = (
-            Arc::<Hub>::default(),
-            ClaimId::from_u128(1),
-            Moment { boot: Duration::ZERO, wall: Duration::ZERO },
-        );
-        let bell = hub.bell(id);
+        let (hub, now) = (Arc::<Hub>::default(), Moment { boot: Duration::ZERO, wall: Duration::ZERO });
+        let bell = hub.bell(id());
         let rope = bell.rope();
-        assert_eq!(hub.asked_by(&rope, now), Some(id));
+        assert_eq!(hub.asked_by(&rope, now), Some(id()));
         let rings = rope.listen();
         drop(bell);
         assert!(rings.now_or_never().is_some(), "what waits in the background is told");
-        let again = hub.bell(id);
+        let again = hub.bell(id());
         assert_eq!(hub.asked_by(&rope, now), None);
-        assert_eq!(hub.asked_by(&again.rope(), now), Some(id));
+        assert_eq!(hub.asked_by(&again.rope(), now), Some(id()));
+    }
+
+    #[test]
+    fn all_who_wait_for_a_claim_are_told_and_go_on() {
+        let (hub, now) = (Arc::<Hub>::default(), Moment { boot: Duration::ZERO, wall: Duration::ZERO });
+        let (one, other) = (hub.bell(id()), hub.bell(id()));
+        let ring = || {
+            let rings = [&one, &other].map(Bell::listen);
+            hub.told(&format!("granted {:032x}", id().reveal()));
+            rings.map(|rings| rings.now_or_never().is_some())
+        };
+        assert_eq!(ring(), [true, true]);
+        for bell in [&one, &other] {
+            assert_eq!(hub.asked_by(&bell.rope(), now), Some(id()));
+        }
+        drop(other);
+        assert_eq!(hub.asked_by(&one.rope(), now), Some(id()));
+        drop(one);
+        assert!(hub.inner().waiting.is_empty());
     }
 }
