@@ -24,7 +24,7 @@ use crate::{
     name::Name,
     options::{AcquireOptions, DEFAULT_TTL, contradiction, unsupported},
     rt::Runtime,
-    session::{RELEASE_PATIENCE, Session, lost},
+    session::{RELEASE_PATIENCE, Session},
     ticket::Ticket,
     watch::{self, list},
     within::within,
@@ -124,9 +124,9 @@ impl Locker {
                 let options = AcquireOptions::new(ticket.ttl);
                 take_over(&session, ticket.claim.clone(), &grant, &options).map_err(explain)
             }
-            Some(Renewal::Lost(reason)) => Err(explain(lost(reason, ticket.name()))),
             Some(Renewal::Unknown(error)) => Err(explain(error)),
-            Some(Renewal::NotHeld) | None => Err(explain(Error::new(
+            // Here it was not held, so it is not lost here, whatever ended it.
+            Some(Renewal::Lost(_) | Renewal::NotHeld) | None => Err(explain(Error::new(
                 ErrorKind::NotHeld,
                 "the ticket's claim is not there: it has run out, was released, or belongs to a process that cannot \
                  hand it on",
