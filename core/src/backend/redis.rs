@@ -87,29 +87,36 @@ impl RedisBackend {
         let claim = ask.claim();
         let bell = self.link.hub.bell(claim.id);
         let asking = Asking::new(&self.link, ask);
-        let (rings, mut sent) = (bell.listen(), self.link.rt.now());
-        let mut reply = self.link.run_for(claim.id, asking.call(&ACQUIRE)).await?;
-        let (mut first, mut looks, mut told) = (Some((asking, rings)), None, None);
+        let (rings, sent) = (bell.listen(), self.link.rt.now());
+        let (why, look_in) = match self.link.run_for(claim.id, asking.call(&ACQUIRE)).await? {
+            Reply::Waiting { why, look_in } => (why, look_in),
+            reply => return self.taken(&claim, reply, sent).await,
+        };
+        let mut told = why.place;
+        waiting(why);
+        let mut looks = asking.look_again(&bell, rings, sent, look_in);
         loop {
-            match reply {
-                Reply::Granted(granted) => {
-                    self.replicated(&claim).await?;
-                    return Ok(Some(self.hold(&claim, &granted, sent)));
-                }
-                Reply::Busy => return Ok(None),
-                Reply::Waiting { why, look_in } => {
-                    if told.as_ref() != Some(&why.place) {
-                        told = Some(why.place);
+            match looks.next().await.unwrap_or_else(|| Err(background::gone()))? {
+                (Reply::Waiting { why, .. }, _) => {
+                    if told != why.place {
+                        told = why.place;
                         waiting(why);
                     }
-                    if let Some((asking, rings)) = first.take() {
-                        looks = Some(asking.look_again(&bell, rings, sent, look_in));
-                    }
-                    let next = async { looks.as_mut()?.next().await };
-                    (reply, sent) = next.await.unwrap_or_else(|| Err(background::gone()))?;
                 }
-                Reply::Over | Reply::Gone(_) | Reply::Refused(_) => return Err(gone(&claim.name)),
+                (reply, sent) => return self.taken(&claim, reply, sent).await,
             }
+        }
+    }
+
+    /// What an answer is that is the last one.
+    async fn taken(&self, claim: &Claim, reply: Reply, sent: Moment) -> Result<Option<Grant>> {
+        match reply {
+            Reply::Granted(granted) => {
+                self.replicated(claim).await?;
+                Ok(Some(self.hold(claim, &granted, sent)))
+            }
+            Reply::Busy => Ok(None),
+            _ => Err(gone(&claim.name)),
         }
     }
 

@@ -82,15 +82,6 @@ struct After {
     answers: Vec<Answer>,
 }
 
-impl Slip {
-    fn renews(&self) -> Option<(&str, ClaimId)> {
-        match self.order {
-            Order::Renew(id) => Some((&self.key, id)),
-            _ => None,
-        }
-    }
-}
-
 impl Desk {
     fn piles(&self) -> MutexGuard<'_, BTreeMap<String, Pile>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -177,9 +168,12 @@ impl Space {
                 continue;
             }
             let done = sent.clone().map(|sent| Done { answer, sent });
-            if slip.waits {
+            if let (true, Order::Renew(id)) = (slip.waits, &slip.order) {
                 // It may have seen the grant before this tells of it, and ask for what it is told here.
-                for ask in pile.slips.extract_if(.., |ask| ask.renews() == slip.renews()) {
+                let asks = |ask: &mut Slip| {
+                    ask.key == slip.key && matches!(&ask.order, Order::Renew(other) if other == id)
+                };
+                for ask in pile.slips.extract_if(.., asks) {
                     let _ = ask.tell.send(done.clone());
                 }
             }

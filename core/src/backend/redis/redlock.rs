@@ -26,10 +26,11 @@ use futures_util::{
 
 use super::{
     super::{Backend, Capabilities, OnWaiting, in_turn},
+    Asking,
     address::Address,
     end, gone, hex,
     link::Link,
-    reply::{Granted, Reply, mode_words},
+    reply::{Granted, Reply},
     scripts::{ACQUIRE, RENEW},
 };
 use crate::{
@@ -38,7 +39,6 @@ use crate::{
     name::{ClaimId, Name},
     options::{DEFAULT_TTL, unsupported},
     per_process::PerProcess,
-    protocol::millis,
     rt::Runtime,
 };
 
@@ -123,15 +123,12 @@ impl Redlock {
     /// One round: a grant; nothing, where others have it; or why there was no majority to ask.
     async fn round(&self, ask: &Ask) -> Result<Option<Grant>> {
         let claim = ask.claim();
-        let owner = serde_json::to_string(&*ask.owner).unwrap_or_else(|_| r#"{"owner":""}"#.to_owned());
+        // There is no line to stand in.
+        let once = Ask { entry: Entry::Try, ..ask.clone() };
         let answers = self
             .each(
                 ask.ttl,
-                |link| {
-                    let (asked, ttl) = ((mode_words(ask.mode), "try"), millis(ask.ttl));
-                    let args = (hex(claim.id), asked, ttl, &owner, &link.inbox, 0, 0);
-                    link.run_for::<Reply>(claim.id, link.call(&ACQUIRE, &claim.name, args))
-                },
+                |link| link.run_for::<Reply>(claim.id, Asking::new(link, &once).call(&ACQUIRE)),
                 |reply| matches!(reply, Reply::Granted(_)),
             )
             .await;
