@@ -166,12 +166,13 @@ impl Space {
         // Memory knows by itself what it has released.
         let Locks::There(_, released) = &self.locks else { return acquire.await };
         released.none_of(claims)?;
-        let granted = acquire.await?;
+        let taken = acquire.await;
+        // One that failed, too, may have put them there after they were released.
         if let Err(over) = released.none_of(claims) {
             parked::give_back(view, claims).await;
             return Err(over);
         }
-        Ok(granted)
+        taken
     }
 
     /// Ends claims, whatever is still asked for them.

@@ -154,15 +154,35 @@ async fn what_nobody_joins_ends() {
     assert_eq!(locks.asked(), 2);
 }
 
-/// What went on may put them into the store after the release.
-#[tokio::test]
-async fn what_was_released_is_given_back_when_it_ends() {
+/// One over a store, and a view of the locks there.
+fn over_a_store() -> (Arc<Space>, Arc<dyn Backend>) {
     // Nobody is asked there.
     let shared = Store::shared("http://127.0.0.1:1/store").unwrap().shared.unwrap();
     let there = space::Locks::There(Arc::new(shared), Released::default());
-    let (spaces, space) = (Spaces::new(Store::in_memory()), Arc::new(Space::new("a", there, Instant::now())));
     let rules = Rules { first_token: 1, expires: true, remember: Duration::ZERO };
     let view = MemoryStore::new(Arc::new(Native), rules).client("the store");
+    (Arc::new(Space::new("a", there, Instant::now())), view)
+}
+
+/// Who was asked for twice may be released between the two, and the later one finds that out when it is in the store.
+#[tokio::test]
+async fn what_was_released_is_given_back_when_it_fails() {
+    let (space, view) = over_a_store();
+    let claims = [ask().claim()];
+    let taken = space.take(view.as_ref(), &claims, async {
+        space.release(view.as_ref(), &claims).await?;
+        view.acquire(&ask(), &|_| {}).await?;
+        Err::<(), _>(Error::new(ErrorKind::NotHeld, "the claim is not there"))
+    });
+    assert_eq!(taken.await.unwrap_err().kind(), ErrorKind::NotHeld);
+    assert!(view.inspect("").await.unwrap().is_empty());
+}
+
+/// What went on may put them into the store after the release.
+#[tokio::test]
+async fn what_was_released_is_given_back_when_it_ends() {
+    let (space, view) = over_a_store();
+    let spaces = Spaces::new(Store::in_memory());
     let (put, line, claims, by) =
         (Arc::new(Notify::new()), Line::default(), vec![ask().claim()], view.clone());
     let (is_put, hears) = (put.clone(), line.clone().hear());
