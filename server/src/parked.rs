@@ -348,15 +348,16 @@ impl Drop for Parked {
     fn drop(&mut self) {
         let Some(running) = self.running.take() else { return };
         let (space, view, claims) = (self.space.clone(), running.view.clone(), running.claims.clone());
+        let (together, none_is_left) = space.waiters.leave(&claims);
+        // Asked after they have left: a release that is not seen here sees that they leave.
         if space.were_released(&claims) {
-            space.waiters.end(&claims);
+            space.waiters.stay(&claims);
             // By the view that may still be putting them into the store: the release may have come to another.
             return spawn(async move {
                 drop(running);
                 give_back(view.as_ref(), &claims).await;
             });
         }
-        let (together, none_is_left) = space.waiters.leave(&claims);
         let keep = self.keep;
         spawn(async move {
             let mut none_is_left = pin!(timeout(keep, none_is_left));
