@@ -89,8 +89,9 @@ fn a_server_that_nobody_trusts() {
     let file = folder.path("kubeconfig");
     fs::write(&file, config.to_string()).unwrap();
     is(&format!("k8s://default/leases?kubeconfig={}", file.display()), ErrorKind::Denied, "no TLS");
-    // Unless it is told not to look.
+    // Unless it is told not to look, by another file: what has read this one may still be there.
     config["clusters"][0]["cluster"]["insecure-skip-tls-verify"] = true.into();
+    let file = folder.path("careless");
     fs::write(&file, config.to_string()).unwrap();
     is(&format!("k8s://default/leases?kubeconfig={}", file.display()), ErrorKind::Denied, "who we are");
 }
