@@ -14,6 +14,7 @@ use super::{
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Mode, Waiting},
     backend::OnWaiting,
+    background,
     error::{Error, ErrorKind, Result},
     name::ClaimId,
     time::Millis,
@@ -92,48 +93,56 @@ impl Space {
         mode: Option<Mode>,
         waiting: OnWaiting<'_>,
     ) -> Result<Grant> {
-        let by_watch = pin!(self.watch_for(claim, mode, waiting));
-        if mode.is_some() {
-            return by_watch.await;
-        }
-        match future::select(self.let_in(&claim.name, seal(claim.id)), by_watch).await {
-            Either::Left((Ok(done), _)) => match done? {
-                Done { answer: Answer::Granted(granted), sent } => self.hold(claim, granted, sent),
-                _ => Err(gone()),
-            },
-            Either::Left((Err(_), by_watch)) => by_watch.await,
-            Either::Right((grant, _)) => grant,
+        let mut let_in = mode.is_none().then(|| self.let_in(&claim.name, seal(claim.id)));
+        let mut told = None;
+        loop {
+            let by_watch = pin!(self.watch_for(claim, mode, waiting, &mut told));
+            let by_us = async {
+                match &mut let_in {
+                    Some(let_in) => let_in.await.unwrap_or_else(|_| Err(background::gone())),
+                    None => future::pending().await,
+                }
+            };
+            let done = match future::select(pin!(by_us), by_watch).await {
+                Either::Left((done, _)) => done?,
+                Either::Right((seems_to_hold, _)) => {
+                    seems_to_hold?;
+                    let is_told = || let_in.as_mut()?.try_recv().ok()?;
+                    self.order_unless(&claim.name, Order::Renew(seal(claim.id)), is_told).await?
+                }
+            };
+            match done {
+                Done { answer: Answer::Granted(granted), sent }
+                    if mode.is_none_or(|mode| granted.mode == mode) =>
+                {
+                    return self.hold(claim, granted, sent);
+                }
+                Done { answer: Answer::Granted(_) | Answer::Waits, .. } => {}
+                _ => return Err(gone()),
+            }
         }
     }
 
+    /// Until it holds as far as is known here. What it waits for is `told`, if that is something else than the last time.
     async fn watch_for(
         self: &Arc<Self>,
         claim: &Claim,
         mode: Option<Mode>,
         waiting: OnWaiting<'_>,
-    ) -> Result<Grant> {
+        told: &mut Option<Waiting>,
+    ) -> Result<()> {
         let object = self.key(&claim.name);
         let known = self.hub.known();
-        let mut told = None;
         loop {
             self.hub.watch().await?;
             let changed = known.changed.listen();
             match self.where_is(known, &object, seal(claim.id), mode) {
                 Standing::Gone => return Err(gone()),
-                Standing::Holds => {
-                    let Done { answer, sent } = self.order(&claim.name, Order::Renew(seal(claim.id))).await?;
-                    match answer {
-                        Answer::Granted(granted) if mode.is_none_or(|mode| granted.mode == mode) => {
-                            return self.hold(claim, granted, sent);
-                        }
-                        Answer::Granted(_) | Answer::Waits => {}
-                        _ => return Err(gone()),
-                    }
-                }
+                Standing::Holds => return Ok(()),
                 Standing::Waits { why, acts_in, dead } => {
                     if told.as_ref().is_none_or(|told| !is_same(told, &why)) {
                         waiting(why.clone());
-                        told = Some(why);
+                        *told = Some(why);
                     }
                     match acts_in {
                         Some(Duration::ZERO) => {
