@@ -117,7 +117,15 @@ func serve(address string) {
 		if spaces[name] == nil {
 			store := optimistic_locking_store.NewInMemoryStore()
 			backend := distributed_locker.NewOptimisticLockingStorageBasedBackend(store)
-			spaces[name] = http.StripPrefix("/"+name, distributed_locker.NewHttpBackendHandler(backend))
+			handler := http.StripPrefix("/"+name, distributed_locker.NewHttpBackendHandler(backend))
+			// One request after another: of two that race this store may leave a record that is neither's, and a holder without
+			// its lease.
+			var turn sync.Mutex
+			spaces[name] = http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
+				turn.Lock()
+				defer turn.Unlock()
+				handler.ServeHTTP(answer, request)
+			})
 		}
 		return spaces[name]
 	}
