@@ -311,7 +311,7 @@ async fn release(State(spaces): Here, Namespace(namespace): Namespace, who: Who,
     who.releases(&namespace)?;
     let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
     let space = spaces.get(&namespace)?;
-    space.release(space.client(client)?.as_ref(), &claims).await?;
+    space.release(space.client(client)?, &claims).await?;
     space.waiters.stay(&claims);
     who.has_released(&namespace, &claims);
     spaces.not_sealed()?;

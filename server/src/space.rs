@@ -21,7 +21,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use windlass::{Backend, ClaimId, Result, ask::Claim, backend::MemoryStore, table::Tally};
+use windlass::{Backend, ClaimId, Error, ErrorKind, Result, ask::Claim, backend::MemoryStore, table::Tally};
 
 use crate::{
     parked::{self, Waiters},
@@ -165,22 +165,32 @@ impl Space {
     ) -> Result<T> {
         // Memory knows by itself what it has released.
         let Locks::There(_, released) = &self.locks else { return acquire.await };
-        released.none_of(claims)?;
-        let taken = acquire.await;
-        // One that failed, too, may have put them there after they were released.
-        if let Err(over) = released.none_of(claims) {
+        let mut asked = released.ask(claims)?;
+        let taken = tokio::select! {
+            biased;
+            over = asked.called_off() => Err(over),
+            taken = acquire => taken,
+        };
+        if let Err(over) = asked.goes_on() {
+            drop(asked);
+            // The release may have come to another view.
             parked::give_back(view, claims).await;
             return Err(over);
         }
         taken
     }
 
-    /// Ends claims, whatever is still asked for them.
-    pub(crate) async fn release(&self, view: &dyn Backend, claims: &[Claim]) -> Result<()> {
-        if let Locks::There(_, released) = &self.locks {
-            released.add(claims);
-        }
-        view.release(claims).await
+    /// Ends claims, whatever is still asked for them; also when nobody waits for it.
+    pub(crate) async fn release(&self, view: Arc<dyn Backend>, claims: &[Claim]) -> Result<()> {
+        let Locks::There(_, released) = &self.locks else { return view.release(claims).await };
+        let (called_off, claims) = (released.add(claims), claims.to_vec());
+        let release = tokio::spawn(async move {
+            called_off.await;
+            view.release(&claims).await
+        });
+        release.await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Unavailable, format!("the release came to no end: {error}")))
+        })
     }
 
     /// Whether one of these was released in a shared store, so that nobody will speak for them again.

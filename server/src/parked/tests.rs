@@ -164,17 +164,42 @@ fn over_a_store() -> (Arc<Space>, Arc<dyn Backend>) {
     (Arc::new(Space::new("a", there, Instant::now())), view)
 }
 
-/// Who was asked for twice may be released between the two, and the later one finds that out when it is in the store.
+/// Else it could put them into the store behind the release.
 #[tokio::test]
-async fn what_was_released_is_given_back_when_it_fails() {
+async fn what_is_released_is_asked_for_no_more() {
     let (space, view) = over_a_store();
+    let (claims, asks) = ([ask().claim()], Arc::new(()));
+    let asking = asks.clone();
+    let acquire = async move {
+        let _asking = asking;
+        std::future::pending::<Result<()>>().await
+    };
+    let release = async {
+        assert_eq!(Arc::strong_count(&asks), 2);
+        space.release(view.clone(), &claims).await.unwrap();
+        assert_eq!(Arc::strong_count(&asks), 1, "the release waits for that");
+    };
+    let both = async { tokio::join!(space.take(view.as_ref(), &claims, acquire), release) };
+    let (taken, ()) = timeout(LONG, both).await.expect("it is called off");
+    assert_eq!(taken.unwrap_err().kind(), ErrorKind::NotHeld);
+    let late = space.take(view.as_ref(), &claims, async { Ok(()) }).await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::NotHeld);
+}
+
+/// The release may be that of another view.
+#[tokio::test]
+async fn what_was_released_is_given_back_by_who_took_it() {
+    let (space, view) = over_a_store();
+    let (_, other) = over_a_store();
     let claims = [ask().claim()];
-    let taken = space.take(view.as_ref(), &claims, async {
-        space.release(view.as_ref(), &claims).await?;
+    let acquire = async {
         view.acquire(&ask(), &|_| {}).await?;
-        Err::<(), _>(Error::new(ErrorKind::NotHeld, "the claim is not there"))
-    });
-    assert_eq!(taken.await.unwrap_err().kind(), ErrorKind::NotHeld);
+        std::future::pending::<Result<()>>().await
+    };
+    let both =
+        async { tokio::join!(space.take(view.as_ref(), &claims, acquire), space.release(other, &claims)) };
+    let (taken, released) = timeout(LONG, both).await.expect("it is called off");
+    assert_eq!((taken.unwrap_err().kind(), released.is_ok()), (ErrorKind::NotHeld, true));
     assert!(view.inspect("").await.unwrap().is_empty());
 }
 
@@ -203,7 +228,7 @@ async fn what_was_released_is_given_back_when_it_ends() {
     let patience = Patience { wait: Duration::ZERO, keep: GRACE };
     let waited = wait(&spaces, &space, question, patience, || Ok(())).await;
     assert!(matches!(waited, Waited::NotYet(_)));
-    space.release(view.as_ref(), &claims).await.unwrap();
+    space.release(view.clone(), &claims).await.unwrap();
     put.notify_one();
     while view.inspect("").await.unwrap().is_empty() {
         yield_now().await;

@@ -1,13 +1,15 @@
-//! What was released a short while ago. A request for a claim may come after the release that calls it off, and must not be granted
-//! then (rule R12): nobody would ever release it, and in a store it lives as long as its client's session. Locks in
-//! memory see to that by themselves.
+//! What was released a short while ago, and what is asked for. A request for a claim may come after the release that calls it off,
+//! and must not be granted then (rule R12): nobody would ever release it, and in a store it lives as long as its client's
+//! session. One that has come before is called off by the release, which waits until it is: else it could put the claim
+//! into the store behind the release. Locks in memory see to that by themselves.
 
 use std::{
-    collections::{HashSet, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
 use windlass::{ClaimId, Error, ErrorKind, Result, ask::Claim};
 
 /// How late a request may come.
@@ -21,11 +23,21 @@ struct Inner {
     ids: HashSet<ClaimId>,
     /// In the order of their release.
     since: VecDeque<(Instant, ClaimId)>,
+    /// What calls off the requests for a claim that are under way.
+    asked: HashMap<ClaimId, Vec<Arc<watch::Sender<bool>>>>,
+}
+
+/// Claims that are asked for, until this is dropped.
+pub(crate) struct Asked<'a> {
+    of: &'a Released,
+    claims: &'a [Claim],
+    off: Arc<watch::Sender<bool>>,
+    is_off: watch::Receiver<bool>,
 }
 
 impl Released {
-    /// These are being released.
-    pub(crate) fn add(&self, claims: &[Claim]) {
+    /// These are being released. Completes when nobody asks for them any more.
+    pub(crate) fn add(&self, claims: &[Claim]) -> impl Future<Output = ()> + use<> {
         let now = Instant::now();
         let mut inner = self.inner();
         while inner.since.front().is_some_and(|(then, _)| now.duration_since(*then) >= LATE) {
@@ -33,11 +45,38 @@ impl Released {
                 inner.ids.remove(&id);
             }
         }
+        let mut asked = Vec::new();
         for claim in claims {
             if inner.ids.insert(claim.id) {
                 inner.since.push_back((now, claim.id));
             }
+            asked.extend(inner.asked.remove(&claim.id).into_iter().flatten());
         }
+        drop(inner);
+        for off in &asked {
+            off.send_replace(true);
+        }
+        async move {
+            for off in asked {
+                off.closed().await;
+            }
+        }
+    }
+
+    /// These are asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotHeld`]: one of them was released before.
+    pub(crate) fn ask<'a>(&'a self, claims: &'a [Claim]) -> Result<Asked<'a>> {
+        let (off, is_off) = watch::channel(false);
+        let off = Arc::new(off);
+        let mut inner = self.inner();
+        inner.none_of(claims)?;
+        for claim in claims {
+            inner.asked.entry(claim.id).or_default().push(off.clone());
+        }
+        drop(inner);
+        Ok(Asked { of: self, claims, off, is_off })
     }
 
     /// None of these was.
@@ -45,16 +84,56 @@ impl Released {
     /// # Errors
     /// [`ErrorKind::NotHeld`]
     pub(crate) fn none_of(&self, claims: &[Claim]) -> Result<()> {
-        let inner = self.inner();
-        match claims.iter().find(|claim| inner.ids.contains(&claim.id)) {
-            None => Ok(()),
-            Some(claim) => {
-                Err(Error::new(ErrorKind::NotHeld, "the claim was released").with_lock(&claim.name))
-            }
-        }
+        self.inner().none_of(claims)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn none_of(&self, claims: &[Claim]) -> Result<()> {
+        match claims.iter().find(|claim| self.ids.contains(&claim.id)) {
+            None => Ok(()),
+            Some(claim) => Err(was_released(std::slice::from_ref(claim))),
+        }
+    }
+}
+
+impl Asked<'_> {
+    /// Completes when one of them is released.
+    pub(crate) async fn called_off(&mut self) -> Error {
+        // While `off` is here, it cannot fail.
+        let _ = self.is_off.wait_for(|is_off| *is_off).await;
+        was_released(self.claims)
+    }
+
+    /// # Errors
+    /// [`ErrorKind::NotHeld`]: one of them is released.
+    pub(crate) fn goes_on(&self) -> Result<()> {
+        if *self.is_off.borrow() { Err(was_released(self.claims)) } else { Ok(()) }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.of.inner();
+        for claim in self.claims {
+            if let Entry::Occupied(mut all) = inner.asked.entry(claim.id) {
+                all.get_mut().retain(|off| !Arc::ptr_eq(off, &self.off));
+                if all.get().is_empty() {
+                    all.remove();
+                }
+            }
+        }
+    }
+}
+
+fn was_released(claims: &[Claim]) -> Error {
+    let error = Error::new(ErrorKind::NotHeld, "the claim was released");
+    match claims.first() {
+        Some(claim) => error.with_lock(&claim.name),
+        None => error,
     }
 }
