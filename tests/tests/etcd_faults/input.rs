@@ -97,12 +97,14 @@ fn no_right_on_the_prefix() {
 fn no_right_for_many_at_once() {
     for release in [Release::Debian, Release::Newest] {
         let etcd = Setup::new(release).auth().start();
-        let url = etcd.url("other");
-        let others = locker(&url);
-        let asks = (0..100).map(|n| others.lock(format!("lock{}", n % 10)).try_acquire().into_future());
-        for answer in block_on(join_all(asks)) {
-            let error = answer.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        let nobody = format!("etcd://{}/app", etcd.address(0));
+        for url in [etcd.url("other"), nobody] {
+            let others = locker(&url);
+            let asks = (0..100).map(|n| others.lock(format!("lock{}", n % 10)).try_acquire().into_future());
+            for answer in block_on(join_all(asks)) {
+                let error = answer.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            }
         }
         let ours = locker(&etcd.url("app"));
         let asks = (0..100).map(|n| ours.lock(format!("lock{n}")).try_acquire().into_future());

@@ -8,7 +8,8 @@
 //!   two. So of one line a transaction has one write only, but for deletions, which come in any number.
 //! - **The rights** that are asked for within a nested transaction are checked by no etcd that we know, and who has none would
 //!   be given a lock when others travel along. So where etcd knows who we are, each one has before it, where it is checked, a
-//!   look at and a deletion of a key of its line that nobody has.
+//!   look at and a deletion of a key of its line that nobody has. Where it does not, one look for all of them finds out whether
+//!   it wants to.
 //! - **A transaction that is refused** did nothing. What travelled in it is sent anew, each alone: one that is refused for
 //!   itself must not take the others with it.
 
@@ -169,7 +170,8 @@ impl Post {
         let txn = match orders {
             [alone] => alone.clone().txn(),
             several => {
-                let nested = several.iter().filter(|order| guarded && !order.is_deletion());
+                let nested = several.iter().filter(|order| !order.is_deletion());
+                let nested = nested.take(if guarded { several.len() } else { 1 });
                 let looks = nested.map(|order| Compare::version(order.nobodys(), CompareOp::Greater, -1));
                 let ops = several.iter().flat_map(|order| match order.is_deletion() {
                     true => order.then.clone(),
