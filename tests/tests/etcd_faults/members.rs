@@ -12,8 +12,9 @@ use windlass_tests::{
 
 use super::{acquire, locker, locker_with, nothing_is_left, prefix, waits};
 
-/// Grants go on after an election and as long as it takes to leave a member that hangs.
-const GOES_ON_WITHIN: Duration = Duration::from_secs(12);
+/// Grants go on after an election and as long as it takes to leave a member that hangs; on a machine with much else to do an
+/// election may have to be held more than once.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(25);
 
 #[test]
 fn the_leader_is_killed() {
