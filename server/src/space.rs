@@ -171,8 +171,8 @@ impl Space {
             over = asked.called_off() => Err(over),
             taken = acquire => taken,
         };
-        if let Err(over) = asked.goes_on() {
-            drop(asked);
+        drop(asked);
+        if let Err(over) = released.none_of(claims) {
             // The release may have come to another view.
             parked::give_back(view, claims).await;
             return Err(over);

@@ -108,12 +108,6 @@ impl Asked<'_> {
         let _ = self.is_off.wait_for(|is_off| *is_off).await;
         was_released(self.claims)
     }
-
-    /// # Errors
-    /// [`ErrorKind::NotHeld`]: one of them is released.
-    pub(crate) fn goes_on(&self) -> Result<()> {
-        if *self.is_off.borrow() { Err(was_released(self.claims)) } else { Ok(()) }
-    }
 }
 
 impl Drop for Asked<'_> {
