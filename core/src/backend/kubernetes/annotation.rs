@@ -251,7 +251,12 @@ mod tests {
         record::{LOOKS_WITHIN, TTL},
         *,
     };
-    use crate::{ask::Mode, backend::kubernetes::doc::Order, name::ClaimId, time::Millis};
+    use crate::{
+        ask::Mode,
+        backend::kubernetes::doc::{Dead, Order},
+        name::ClaimId,
+        time::Millis,
+    };
 
     const KEY: &str = "98cd";
     const NOW: Duration = Duration::from_millis(2_000_100);
@@ -404,7 +409,7 @@ mod tests {
             .find(|entry| entry.foreign)
             .map(|entry| (entry.id, entry.beat))
             .unwrap();
-        let object = done(&object, &[Order::Bury(vec![dead])], 8);
+        let object = done(&object, &[Order::Bury(Dead { holders: vec![dead], ..Dead::default() })], 8);
         let record = theirs(&object).unwrap();
         assert_eq!((&*record.uuid, record.count), ("00000000-0000-4000-8000-000000000008", 1));
         // It hands on among ours: again nobody knows the record.

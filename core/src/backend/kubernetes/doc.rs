@@ -69,8 +69,16 @@ pub(super) enum Order {
     Change(ClaimId, Mode),
     /// Take the lock from its holders, or from those with this token.
     Force(Option<u64>),
-    /// These have died at these beats.
-    Bury(Vec<(ClaimId, u64)>),
+    Bury(Dead),
+}
+
+/// Claims that have died.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Dead {
+    /// Those that hold, each at its beat.
+    pub(super) holders: Vec<(ClaimId, u64)>,
+    /// Those that wait. One that is let in meanwhile is not known to be dead.
+    pub(super) waiters: Vec<ClaimId>,
 }
 
 /// What became of it.
@@ -218,12 +226,11 @@ impl Doc {
             },
             Order::Force(of) => Answer::Taken(record.force_release(turn, *of)),
             Order::Bury(dead) => {
-                for (id, beat) in dead {
-                    let mut all = self.holders.iter().chain(&self.queue);
-                    if all.any(|entry| (entry.id, entry.beat) == (*id, *beat)) {
-                        record.run_out(turn, *id);
-                    }
-                }
+                let holds =
+                    |(id, beat): &&(ClaimId, u64)| self.holder(*id).is_some_and(|it| it.beat == *beat);
+                let holders = dead.holders.iter().filter(holds).map(|(id, _)| id);
+                let waiters = dead.waiters.iter().filter(|id| self.place(**id).is_some());
+                holders.chain(waiters).for_each(|id| record.run_out(turn, *id));
                 record.settle(turn);
                 Answer::Done
             }
@@ -379,6 +386,11 @@ mod tests {
         acquire(n, Mode::Exclusive, How::Queue)
     }
 
+    fn bury(holders: &[(u128, u64)], waiters: &[u128]) -> Order {
+        let holders = holders.iter().map(|(n, beat)| (id(*n), *beat)).collect();
+        Order::Bury(Dead { holders, waiters: waiters.iter().copied().map(id).collect() })
+    }
+
     fn after(doc: &Doc, version: u64, orders: &[Order]) -> (Doc, Vec<Answer>) {
         doc.after(&orders.iter().collect::<Vec<_>>(), Millis(version), version + 1)
     }
@@ -417,7 +429,7 @@ mod tests {
             Order::Release(id(9)),
             Order::Renew(id(2)),
             Order::Force(Some(7)),
-            Order::Bury(vec![(id(1), 0), (id(2), 1)]),
+            bury(&[(1, 0), (2, 0)], &[1]),
             Order::Change(id(2), Mode::Shared),
         ] {
             assert_eq!(after(&doc, 20, std::slice::from_ref(&order)).0, doc, "{order:?}");
@@ -458,7 +470,7 @@ mod tests {
         let (doc, answers) = after(&doc, 30, &[Order::Force(None), queue(21)]);
         assert!(matches!(&answers[0], Answer::Taken(taken) if taken[0].owner.owner == "owner 20"));
         assert_eq!(doc.why_gone(id(20)), Some(LostReason::ForceReleased));
-        let (doc, answers) = after(&doc, 40, &[Order::Bury(vec![(id(21), 1)]), Order::Renew(id(21))]);
+        let (doc, answers) = after(&doc, 40, &[bury(&[(21, 1)], &[]), Order::Renew(id(21))]);
         assert_eq!((shown(&doc), doc.why_gone(id(21))), ("/".to_owned(), Some(LostReason::Expired)));
         // It is said to whoever asks the next time.
         assert_eq!(answers[1], Answer::Gone(None));
@@ -471,7 +483,7 @@ mod tests {
         let (doc, answers) = after(&doc, 20, &[Order::Change(id(1), Mode::Exclusive)]);
         assert!(doc.upgrading && answers == [Answer::Waits]);
         assert_eq!(shown(&doc), "1:11:2 2:11:1 /", "it spoke for itself");
-        let (doc, _) = after(&doc, 30, &[Order::Bury(vec![(id(2), 1)])]);
+        let (doc, _) = after(&doc, 30, &[bury(&[(2, 1)], &[])]);
         assert!(!doc.upgrading);
         assert_eq!((shown(&doc), doc.holders[0].mode), ("1:31:2 /".to_owned(), Mode::Exclusive));
     }

@@ -99,7 +99,7 @@ impl Known {
     pub(super) fn dead(&self, object: &str, doc: &Doc, now: Millis) -> Vec<(ClaimId, u64)> {
         let state = self.state();
         let sight = state.locks.get(object).map(|(_, sight)| sight);
-        sight.map_or_else(Vec::new, |sight| sight.dead(now, doc, 0, ClaimId::from_u128(0)))
+        sight.map_or_else(Vec::new, |sight| sight.dead(now, doc, 0, ClaimId::from_u128(0)).holders)
     }
 
     pub(super) fn changes(&self) -> u64 {

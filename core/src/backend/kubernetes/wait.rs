@@ -7,7 +7,7 @@ use futures_util::future::{self, Either};
 use super::{
     Space,
     desk::Done,
-    doc::{Answer, Doc, Order},
+    doc::{Answer, Dead, Doc, Order},
     hub::Known,
     names::seal,
 };
@@ -27,7 +27,7 @@ enum Standing {
         why: Waiting,
         /// When it is its turn to bury somebody, if nothing happens before.
         acts_in: Option<Duration>,
-        dead: Vec<(ClaimId, u64)>,
+        dead: Dead,
     },
     Gone,
 }
@@ -152,7 +152,7 @@ impl Space {
                                 let holder = lock.as_ref().and_then(|(seen, _)| seen.doc.holder(*id));
                                 holder.is_some_and(|holder| holder.beat != *beat)
                             };
-                            if dead.iter().any(lives) {
+                            if dead.holders.iter().any(lives) {
                                 self.hub.distrust();
                             }
                         }
