@@ -68,22 +68,30 @@ fn line(text: &mut String, cells: &[impl Display]) {
 }
 
 /// The page with other figures of one part: its rows of goals, which begin with its name, and its sections, whose titles do
-/// with "In" before it.
+/// with "In" before it. They stand where the old ones stood, or last.
 pub(crate) fn renewed(page: &str, part: &str, goals: &[Vec<String>], sections: &str) -> String {
     let (goal, section) = (format!("| {part}, "), format!("In {part}"));
-    let mut text = String::new();
+    let mut rows = String::new();
+    goals.iter().for_each(|row| line(&mut rows, row));
+    let mut parts = Vec::new();
     for (number, old) in page.trim_end().split("\n## ").enumerate() {
         let heading = if number == 0 { "" } else { "\n## " };
         if old.starts_with("Goals\n") {
-            let kept = old.trim_end().lines().filter(|row| !row.starts_with(&goal));
-            text += heading;
-            kept.for_each(|row| text += &format!("{row}\n"));
-            goals.iter().for_each(|row| line(&mut text, row));
-        } else if !old.starts_with(&section) {
-            text += &format!("{heading}{}\n", old.trim_end());
+            let old: Vec<String> = old.trim_end().lines().map(|row| format!("{row}\n")).collect();
+            parts.push(heading.to_owned() + &put(old, |row| row.starts_with(&goal), &rows));
+        } else {
+            parts.push(format!("{heading}{}\n", old.trim_end()));
         }
     }
-    text + sections
+    put(parts, |part| part.trim_start_matches(['\n', '#', ' ']).starts_with(&section), sections)
+}
+
+/// The parts with the new one instead of the old ones.
+fn put(mut parts: Vec<String>, is_old: impl Fn(&str) -> bool, new: &str) -> String {
+    let at = parts.iter().position(|part| is_old(part)).unwrap_or(parts.len());
+    parts.retain(|part| !is_old(part));
+    parts.insert(at, new.to_owned());
+    parts.concat()
 }
 
 /// `1.23 M`, `345 k`, `98.7`.
@@ -247,6 +255,12 @@ mod tests {
         let new = page("| etcd, d | 3 |\n", section);
         assert_eq!(renewed(&old, "etcd", &goals, section), new);
         assert_eq!(renewed(&page("", ""), "etcd", &goals, section), new);
+        let before = |page: &str| {
+            page.replace("| files", "| etcd, d | 3 |\n| files")
+                .replace("\n## In files", "\n## In etcd\n\nD\n\n## In files")
+        };
+        let other = before(&page("", ""));
+        assert_eq!(renewed(&other, "etcd", &goals, section), other, "it keeps its place");
     }
 
     #[test]

@@ -203,8 +203,10 @@ impl Store {
             let hold = WAIT / (waiters - 1) as f64;
             let hand_over = |peer, seconds| drivers.store_turns(peer, &*server()?, waiters, [seconds, hold]);
             let mut all = rounds(&title, turns.0, woken, |row| hand_over(row.1, turns.1))?;
+            // Where few poll, hand-overs are rare.
+            let seconds = polled.1 * (10.0 / waiters as f64).max(1.0);
             all.extend(rounds(&format!("{title} by polling"), polled.0, polling, |row| {
-                hand_over(row.1, polled.1)
+                hand_over(row.1, seconds)
             })?);
             Ok(all)
         });
