@@ -222,7 +222,7 @@ impl Store {
         format!(
             "\n## In {}\n\n{}, both of all pairs of a process from its beginning to its end. All claims of a process go through one \
              locker or client; those who wait for one lock have one each, and hold it for so long that each waits for {:.0} ms, those \
-             that poll for a random time up to their interval longer.\n\n\
+             that poll for a random time up to their interval longer, and ask again only when another has had it.\n\n\
              - **Machine**: {}\n- **Versions**: {}\n- **Date**: {}\n{}",
             self.name,
             self.how,

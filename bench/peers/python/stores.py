@@ -69,14 +69,19 @@ def pairs(lock: Named, claims: int, seconds: float) -> dict[str, Any]:
 
 def turns(locks: list[Any], seconds: float, hold: float, polls: float) -> dict[str, Any]:
     warm = now() + int(seconds * 1e9 / 4)
-    # Both belong to whoever holds the lock.
-    released = 0
+    end = time.perf_counter() + seconds
+    # These belong to whoever holds the lock.
+    released, last = 0, -1
     samples: list[int] = []
 
     def work(waiter: int) -> None:
-        nonlocal released
+        nonlocal released, last
+        # Where they poll, who has just had the lock would be the first to look: it asks again when another has it.
+        while polls and last == waiter and time.perf_counter() < end:
+            time.sleep(0.001)
         asked = now()
         with locks[waiter]:
+            last = waiter
             if max(asked, warm) < released:
                 samples.append(now() - released)
             time.sleep(hold + random.random() * polls)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bsm/redislock"
@@ -142,14 +143,21 @@ func pairs(acquire acquire, claims int, seconds time.Duration) map[string]any {
 	return map[string]any{"pairs_per_s": float64(total) / elapsed.Seconds(), "pairs": warm + total}
 }
 
-// turns is of those who had been waiting; after a quarter of the time to warm up.
+// turns is of those who had been waiting; after a quarter of the time to warm up. Where they poll, who has just had the lock would
+// be the first to look: it asks again when another has it.
 func turns(acquires []acquire, seconds, hold, polls time.Duration) map[string]any {
-	warm := time.Now().Add(seconds / 4)
+	warm, end := time.Now().Add(seconds/4), time.Now().Add(seconds)
+	last := atomic.Int64{}
+	last.Store(-1)
 	// Both belong to whoever holds the lock.
 	released, samples := time.Time{}, []int64{}
-	each(len(acquires), time.Now().Add(seconds), func(client int) {
+	each(len(acquires), end, func(client int) {
+		for polls > 0 && last.Load() == int64(client) && time.Now().Before(end) {
+			time.Sleep(time.Millisecond)
+		}
 		asked := time.Now()
 		release := acquires[client]("/bench/turns")
+		last.Store(int64(client))
 		if asked.Before(released) && warm.Before(released) {
 			samples = append(samples, time.Since(released).Nanoseconds())
 		}
