@@ -11,8 +11,9 @@
 //!
 //! **Waiting** is a place in the queue of the record and one watch for all locks ([`hub`]). A release names the next holder in the
 //! same write, and nobody else is woken to do anything: the next one takes its grant up by a write of its own, from whose sending
-//! it counts its lease; if it waits in the same locker, the release does that, too. So a hand-over is one message of the watch and
-//! one request, and while somebody waits nothing is sent.
+//! it counts its lease; if it waits in the same locker, the release does that, too. One that has come a moment ago needs no such
+//! write ([`sight`]). So a hand-over is one message of the watch and one request at the most, and while somebody waits nothing is
+//! sent.
 //!
 //! **The dead.** There is no clock that all agree on. A holder changes its *beat* in the record whenever it renews, and whoever
 //! waits takes it for dead when the beat has stood still for the holder's TTL by the waiter's own clock ([`sight`]). A claim that

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{Holder, Party, Record, Waiter};
-use crate::name::ClaimId;
+use crate::{name::ClaimId, table::Granted};
 
 impl Record {
     /// The holders with their tokens in the order of their grants, then those who wait in the order of their coming. Who is
@@ -26,8 +26,8 @@ impl Record {
         self.upgrading
     }
 
-    /// Whether somebody waits for what this claim holds; `None`: it holds nothing.
-    pub(crate) fn is_contended(&self, id: ClaimId) -> Option<bool> {
-        self.holder(id).map(|at| self.granted(at).contended)
+    /// What this claim holds, if it does.
+    pub(crate) fn granted_to(&self, id: ClaimId) -> Option<Granted> {
+        self.holder(id).map(|at| self.granted(at))
     }
 }

@@ -137,6 +137,41 @@ fn who_waits_sends_nothing() {
     });
 }
 
+/// Who has come a moment ago is known to live: it holds without a request of its own, and for as long as others do.
+#[test]
+fn who_waits_for_a_moment_takes_up_nothing() {
+    let cluster = Cluster::start();
+    let namespace = cluster.namespace();
+    let url = cluster.url(&namespace);
+    let (ours, other) = (locker(&url), locker(&url));
+    let hand_over = || {
+        let guard = acquire(&ours, "lock");
+        let before = requests(&cluster);
+        thread::scope(|scope| {
+            let waiting = waits(scope, other.lock("lock"));
+            // Until the one that holds has heard of it.
+            thread::sleep(Duration::from_millis(100));
+            block_on(guard.release()).unwrap();
+            let next = waiting.join().unwrap();
+            (requests(&cluster) - before, next)
+        })
+    };
+    let mut sent = Vec::new();
+    // The first ones open the watches; on a busy machine others take more than a moment.
+    let guard = loop {
+        let (requests, guard) = hand_over();
+        if requests == 2 {
+            break guard;
+        }
+        sent.push(requests);
+        assert!(sent.len() < 30, "more than to stand in line and to hand on, each time: {sent:?}");
+        block_on(guard.release()).unwrap();
+    };
+    thread::sleep(TTL * 2);
+    guard.check().unwrap();
+    assert!(block_on(ours.lock("lock").try_acquire()).unwrap().is_none(), "nobody else has it");
+}
+
 /// How many requests for Leases have been answered.
 fn requests(cluster: &Cluster) -> u64 {
     let metrics = cluster.ask("GET", "/metrics", None);

@@ -247,6 +247,8 @@ fn text(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{
         record::{LOOKS_WITHIN, TTL},
         *,
@@ -297,7 +299,7 @@ mod tests {
     fn done(object: &Value, orders: &[Order], random: u128) -> Value {
         let seen = read_one(KEY, object).unwrap();
         let orders: Vec<&Order> = orders.iter().collect();
-        let (doc, _) = seen.doc.after(&orders, Millis(0), seen.next_token());
+        let (doc, _) = seen.doc.after(&orders, Millis(0), seen.next_token(), &BTreeSet::new());
         let (now, name) = (NOW, "demo".parse().unwrap());
         let next = Next { key: KEY, prefix: "", name: &name, seen: Some(&seen), doc: &doc, now, random };
         let Write::Operations(operations) = write("locks", &[next]).unwrap() else { panic!("no operations") };
@@ -451,7 +453,7 @@ mod tests {
     #[test]
     fn an_object_that_is_missing_is_made_with_the_lock() {
         let orders = [claim(1, Mode::Exclusive)];
-        let (doc, _) = Doc::default().after(&orders.each_ref(), Millis(0), AS_MADE);
+        let (doc, _) = Doc::default().after(&orders.each_ref(), Millis(0), AS_MADE, &BTreeSet::new());
         let (now, name) = (NOW, "demo".parse().unwrap());
         let next = Next { key: KEY, prefix: "", name: &name, seen: None, doc: &doc, now, random: 7 };
         let Write::Create(mut object) = write("locks", &[next]).unwrap() else { panic!("not made") };

@@ -327,7 +327,8 @@ impl Space {
             // Who waits is let in by what the others do.
             slips.sort_by_key(|at| batch[*at].waits);
             let orders: Vec<&Order> = slips.iter().map(|at| &batch[*at].order).collect();
-            let (next, answers) = doc.after(&orders, now, seen.map_or(AS_MADE, Seen::next_token));
+            let alive = self.hub.known().came_lately(key, self.link.rt.monotonic());
+            let (next, answers) = doc.after(&orders, now, seen.map_or(AS_MADE, Seen::next_token), &alive);
             after.docs.insert(key.clone(), next);
             for (at, answer) in slips.into_iter().zip(answers) {
                 after.answers[at] = answer;

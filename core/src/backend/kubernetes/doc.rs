@@ -2,7 +2,8 @@
 //! writer's and for people only.
 //!
 //! Besides what a record has, each claim has a *beat*, a number that grows whenever somebody speaks for it. A grant that a
-//! claim did not write itself, but that was handed to it, has the beat 0 until it is taken up.
+//! claim did not write itself, but that was handed to it, has the beat 0 until it is taken up, unless whoever handed it over knew
+//! that the claim lives.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -139,8 +140,14 @@ impl Doc {
     }
 
     /// After these requests. `token` is that of all grants that they bring about: claims that are let in by one step do not
-    /// conflict.
-    pub(super) fn after(&self, orders: &[&Order], now: Millis, token: u64) -> (Self, Vec<Answer>) {
+    /// conflict. `alive`: who waits and is known to live.
+    pub(super) fn after(
+        &self,
+        orders: &[&Order],
+        now: Millis,
+        token: u64,
+        alive: &BTreeSet<ClaimId>,
+    ) -> (Self, Vec<Answer>) {
         let mut record = self.record();
         let mut next_token = token;
         let mut changes = Vec::new();
@@ -164,7 +171,9 @@ impl Doc {
             self.holders.iter().chain(&self.queue).map(|entry| (entry.id, entry)).collect();
         record.each(|party, granted| {
             let was = before.get(&party.id);
-            let beat = was.map_or(0, |was| was.beat) + u64::from(spoke.contains(&party.id));
+            let let_in = granted.is_some() && self.place(party.id).is_some();
+            let speaks = spoke.contains(&party.id) || let_in && alive.contains(&party.id);
+            let beat = was.map_or(0, |was| was.beat) + u64::from(speaks);
             let foreign = was.is_some_and(|was| was.foreign);
             let entry = Entry {
                 id: party.id,
@@ -391,8 +400,13 @@ mod tests {
         Order::Bury(Dead { holders, waiters: waiters.iter().copied().map(id).collect() })
     }
 
+    fn after_with(doc: &Doc, version: u64, orders: &[Order], alive: &[u128]) -> (Doc, Vec<Answer>) {
+        let alive = alive.iter().copied().map(id).collect();
+        doc.after(&orders.iter().collect::<Vec<_>>(), Millis(version), version + 1, &alive)
+    }
+
     fn after(doc: &Doc, version: u64, orders: &[Order]) -> (Doc, Vec<Answer>) {
-        doc.after(&orders.iter().collect::<Vec<_>>(), Millis(version), version + 1)
+        after_with(doc, version, orders, &[])
     }
 
     /// Each claim with its token and beat, the holders before the slash.
@@ -418,6 +432,17 @@ mod tests {
         assert_eq!((granted.fencing_token, granted.contended), (21, true));
         let (doc, _) = after(&doc, 40, &[Order::Release(id(2)), Order::Release(id(3))]);
         assert!(doc.is_idle());
+    }
+
+    #[test]
+    fn who_is_known_to_live_has_nothing_to_take_up() {
+        let (doc, _) = after(&Doc::default(), 10, &[queue(1), queue(2), queue(3)]);
+        let (doc, _) = after_with(&doc, 20, &[Order::Release(id(1))], &[1, 2, 3, 4]);
+        assert_eq!(shown(&doc), "2:21:1 / 3:0:0", "one that waits on has no beat");
+        let (doc, _) = after_with(&doc, 30, &[Order::Renew(id(2))], &[2, 3]);
+        assert_eq!(shown(&doc), "2:21:2 / 3:0:0");
+        let (doc, _) = after_with(&doc, 40, &[Order::Release(id(2)), Order::Renew(id(3))], &[3]);
+        assert_eq!(shown(&doc), "3:41:1 /", "it spoke for itself, once");
     }
 
     #[test]
@@ -450,7 +475,7 @@ mod tests {
 
     #[test]
     fn a_grant_that_comes_with_the_object_has_its_version() {
-        let (doc, answers) = Doc::default().after(&[&queue(1)], Millis(0), AS_MADE);
+        let (doc, answers) = Doc::default().after(&[&queue(1)], Millis(0), AS_MADE, &BTreeSet::new());
         assert!(matches!(answers[..], [Answer::Granted(granted)] if granted.fencing_token == AS_MADE));
         let read = read_again(&doc, 17);
         assert_eq!(shown(&read), "1:17:1 /");

@@ -8,6 +8,7 @@ use super::{Space, names};
 use crate::{
     ask::{Happening, News},
     error::{LostReason, Result},
+    table::Granted,
 };
 
 /// What is held for a shorter time than this does not open the watch.
@@ -42,9 +43,9 @@ impl Space {
         for (claim, held) in self.held().iter_mut() {
             let (lock, all) = known.lock(&self.key(&claim.name));
             let sealed = names::seal(claim.id);
-            let contended = lock.as_ref().and_then(|(seen, _)| seen.doc.record().is_contended(sealed));
-            match contended {
-                Some(contended) => {
+            let granted = lock.as_ref().and_then(|(seen, _)| seen.doc.record().granted_to(sealed));
+            match granted {
+                Some(Granted { contended, .. }) => {
                     if contended && !held.told {
                         news.push(News { claim: claim.clone(), what: Happening::Contended });
                     }

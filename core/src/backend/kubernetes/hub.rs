@@ -9,7 +9,7 @@
 //! waits and hears nothing for a TTL takes it for dead, looks, and finds that it is the watch that has died ([`Hub::distrust`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -100,6 +100,12 @@ impl Known {
         let state = self.state();
         let sight = state.locks.get(object).map(|(_, sight)| sight);
         sight.map_or_else(Vec::new, |sight| sight.dead(now, doc, 0, ClaimId::from_u128(0)).holders)
+    }
+
+    /// Those who wait for a lock and have come so short a time ago that they live.
+    pub(super) fn came_lately(&self, object: &str, now: Millis) -> BTreeSet<ClaimId> {
+        let state = self.state();
+        state.locks.get(object).map_or_else(BTreeSet::new, |(_, sight)| sight.came_lately(now))
     }
 
     pub(super) fn changes(&self) -> u64 {

@@ -2,23 +2,31 @@
 //!
 //! Clocks of others are not asked: a claim whose beat has stood still for its whole TTL since it was *first seen here* is dead.
 //! It was written before it was seen, so nobody is taken for dead too early, and whoever has just come waits a TTL at the most.
-//! A grant that was handed to a claim has to be taken up within [`TAKE_UP`]; one that waits says nothing while it does.
+//! A grant that was handed to a claim has to be taken up within [`TAKE_UP`]; one that waits says nothing while it does. But one that
+//! has come [`LATELY`] has said enough: it is let in as one that lives, and its lease counts from when it asked.
 //!
 //! All who wait see a death, though who has just come sees it late. The first in line acts, and each behind it only [`TAKE_UP`]
 //! after the one before. One that was seen in line for so long that it must have seen the death, and has not acted in its turn, is
 //! taken for dead as well.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::doc::{Dead, Doc, Entry};
 use crate::{name::ClaimId, time::Millis};
 
 /// How long a claim that was handed the lock may take to take it up.
 pub(super) const TAKE_UP: Duration = Duration::from_secs(2);
+/// For how long a claim that has come is known to live.
+const LATELY: Duration = Duration::from_millis(500);
 
 /// One lock: since when each holder has its beat, and each that waits is there.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sight {
+    /// When it was first seen: who waited then may have come long before.
+    begun: Option<Millis>,
     beats: Vec<(ClaimId, u64, Millis)>,
     waiters: BTreeMap<ClaimId, Millis>,
     /// Since when nobody holds it. Ours hand it on; others leave it so.
@@ -28,6 +36,7 @@ pub(super) struct Sight {
 impl Sight {
     /// This was seen now.
     pub(super) fn see(&mut self, now: Millis, doc: &Doc) {
+        self.begun.get_or_insert(now);
         let since = |entry: &Entry| {
             let known = self.beats.iter().find(|(id, beat, _)| (*id, *beat) == (entry.id, entry.beat));
             known.map_or(now, |(_, _, since)| *since)
@@ -49,6 +58,12 @@ impl Sight {
         let others = doc.holders.iter().filter(|entry| entry.id != not);
         let ends = others.filter_map(|entry| Some((self.ends(entry)?, allowed(entry))));
         ends.chain(self.free.map(|free| (free, Duration::ZERO))).min()
+    }
+
+    /// Those who wait and have come so short a time ago that they live.
+    pub(super) fn came_lately(&self, now: Millis) -> BTreeSet<ClaimId> {
+        let lately = |came: Millis| Some(came) > self.begun && now.since(came) < LATELY;
+        self.waiters.iter().filter(|(_, came)| lately(**came)).map(|(id, _)| *id).collect()
     }
 
     /// When one at this place of the queue acts upon a death, if nothing happens before. `not`: whose own life is not in question.
@@ -150,6 +165,21 @@ mod tests {
         assert_eq!(dead(22_999, 2), [7], "who came later sees it later");
         assert_eq!(dead(23_000, 2), [7, 8]);
         assert_eq!(dead(23_000, 0), [0; 0]);
+    }
+
+    #[test]
+    fn who_has_come_lately_lives() {
+        let mut sight = Sight::default();
+        let queued =
+            |ids: &[u128]| Doc { queue: ids.iter().map(|id| entry(*id, 0)).collect(), ..doc(&[(1, 1)]) };
+        sight.see(Millis(0), &queued(&[7]));
+        sight.see(Millis(100), &queued(&[7, 8]));
+        sight.see(Millis(300), &queued(&[7, 8, 9]));
+        let lately =
+            |at| -> Vec<u128> { sight.came_lately(Millis(at)).iter().map(|id| id.reveal()).collect() };
+        assert_eq!(lately(300), [8, 9], "the first may have been there for long");
+        assert_eq!(lately(600), [9]);
+        assert_eq!(lately(800), [0; 0]);
     }
 
     #[test]

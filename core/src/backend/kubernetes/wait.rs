@@ -17,8 +17,20 @@ use crate::{
     background,
     error::{Error, ErrorKind, Result},
     name::ClaimId,
-    time::Millis,
+    time::{Millis, Moment},
 };
+
+/// Which part of its lease one may have waited who holds from when it asked, without another request.
+const WAITED: u32 = 6;
+
+/// What is waited for.
+#[derive(Clone, Copy)]
+enum Until {
+    /// That a claim holds which had to wait when it asked, and began to ask then.
+    LetIn { asked: Moment },
+    /// That one that holds has this mode.
+    Is(Mode),
+}
 
 /// Where a claim stands, as far as is known here.
 enum Standing {
@@ -41,6 +53,7 @@ impl Space {
         let claim = ask.claim();
         let sealed = Ask { claim_id: seal(ask.claim_id), ..ask.clone() };
         self.link.turn().await;
+        let asked = self.link.rt.now();
         let mut done = self.order(&ask.name, Order::Acquire(sealed.clone())).await?;
         if done.answer == Answer::Busy && self.bury_by_the_way(&claim).await? {
             done = self.order(&ask.name, Order::Acquire(sealed)).await?;
@@ -50,7 +63,7 @@ impl Space {
             Answer::Granted(granted) => self.hold(&claim, granted, sent).map(Some),
             Answer::Busy => Ok(None),
             Answer::Waits if ask.entry == Entry::Try => Ok(None),
-            Answer::Waits => self.wait(&claim, None, waiting).await.map(Some),
+            Answer::Waits => self.wait(&claim, Until::LetIn { asked }, waiting).await.map(Some),
             _ => Err(gone()),
         }
     }
@@ -81,19 +94,16 @@ impl Space {
                     format!("a claim that is {from} cannot become {to}: only an upgradable one can");
                 Err(Error::new(ErrorKind::InvalidInput, message))
             }
-            Answer::Waits => self.wait(claim, Some(to), &|_| {}).await,
+            Answer::Waits => self.wait(claim, Until::Is(to), &|_| {}).await,
             _ => Err(Error::new(ErrorKind::NotHeld, "the claim is not held")),
         }
     }
 
-    /// Until it holds, in this mode if that is told.
-    async fn wait(
-        self: &Arc<Self>,
-        claim: &Claim,
-        mode: Option<Mode>,
-        waiting: OnWaiting<'_>,
-    ) -> Result<Grant> {
-        let mut let_in = mode.is_none().then(|| self.let_in(&claim.name, seal(claim.id)));
+    async fn wait(self: &Arc<Self>, claim: &Claim, until: Until, waiting: OnWaiting<'_>) -> Result<Grant> {
+        let (mut let_in, mode) = match until {
+            Until::LetIn { .. } => (Some(self.let_in(&claim.name, seal(claim.id))), None),
+            Until::Is(mode) => (None, Some(mode)),
+        };
         let mut told = None;
         loop {
             let by_watch = pin!(self.watch_for(claim, mode, waiting, &mut told));
@@ -107,6 +117,11 @@ impl Space {
                 Either::Left((done, _)) => done?,
                 Either::Right((seems_to_hold, _)) => {
                     seems_to_hold?;
+                    if let Until::LetIn { asked } = until
+                        && let Some(grant) = self.let_in_alive(claim, asked)
+                    {
+                        return grant;
+                    }
                     let is_told = || let_in.as_mut()?.try_recv().ok()?;
                     self.order_unless(&claim.name, Order::Renew(seal(claim.id)), is_told).await?
                 }
@@ -121,6 +136,19 @@ impl Space {
                 _ => return Err(gone()),
             }
         }
+    }
+
+    /// The grant of one that was let in as one that lives. It was so after it had asked, for the answer then was to wait; and so its
+    /// lease lasts for its TTL from then at the least.
+    fn let_in_alive(&self, claim: &Claim, asked: Moment) -> Option<Result<Grant>> {
+        let (seen, _) = self.hub.known().lock(&self.key(&claim.name)).0?;
+        let holder = seen.doc.holder(seal(claim.id))?;
+        let waited = self.link.rt.now().since(asked);
+        if holder.beat == 0 || seen.is_unsettled() || waited > holder.ttl / WAITED {
+            return None;
+        }
+        let granted = seen.doc.record().granted_to(holder.id)?;
+        Some(self.hold(claim, granted, asked))
     }
 
     /// Until it holds as far as is known here. What it waits for is `told`, if that is something else than the last time.
