@@ -298,6 +298,12 @@ impl Server {
         line.unwrap_or_else(|| panic!("INFO says nothing of {name}")).to_owned()
     }
 
+    /// Whether `INFO` says so. A Sentinel that makes a server another's replica hangs up on all who ask it.
+    pub fn says(&self, name: &str, value: &str) -> bool {
+        let said = self.try_ask(0, &["INFO", "everything"]);
+        matches!(said, Some(Answer::Text(said)) if said.lines().any(|line| line == format!("{name}:{value}")))
+    }
+
     /// `CONFIG SET`.
     pub fn set(&self, parameter: &str, value: &str) {
         self.ask(&["CONFIG", "SET", parameter, value]);
@@ -323,7 +329,7 @@ impl Server {
     /// Makes it a replica of another, and waits until it has what the other had.
     pub fn follow(&self, primary: SocketAddr) {
         self.ask(&["REPLICAOF", &primary.ip().to_string(), &primary.port().to_string()]);
-        until("a replica to follow", || self.info("master_link_status") == "up");
+        until("a replica to follow", || self.says("master_link_status", "up"));
     }
 
     /// Waits until a replica has all that it has by now.
