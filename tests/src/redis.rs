@@ -291,17 +291,16 @@ impl Server {
         self.ask_in(database, &["KEYS", "*"]).texts()
     }
 
-    /// A value of a line `NAME:VALUE` in what `INFO` says.
+    /// A value of a line `NAME:VALUE` in what `INFO` says. Asked again where it hangs up, as one does that a Sentinel makes a replica.
     pub fn info(&self, name: &str) -> String {
-        let said = self.ask(&["INFO", "everything"]);
+        let mut said = None;
+        until("INFO to be answered", || {
+            said = self.try_ask(0, &["INFO", "everything"]);
+            said.is_some()
+        });
+        let said = said.expect("it has answered");
         let line = said.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_else(|| panic!("INFO says nothing of {name}")).to_owned()
-    }
-
-    /// Whether `INFO` says so. A Sentinel that makes a server another's replica hangs up on all who ask it.
-    pub fn says(&self, name: &str, value: &str) -> bool {
-        let said = self.try_ask(0, &["INFO", "everything"]);
-        matches!(said, Some(Answer::Text(said)) if said.lines().any(|line| line == format!("{name}:{value}")))
     }
 
     /// `CONFIG SET`.
@@ -329,7 +328,7 @@ impl Server {
     /// Makes it a replica of another, and waits until it has what the other had.
     pub fn follow(&self, primary: SocketAddr) {
         self.ask(&["REPLICAOF", &primary.ip().to_string(), &primary.port().to_string()]);
-        until("a replica to follow", || self.says("master_link_status", "up"));
+        until("a replica to follow", || self.info("master_link_status") == "up");
     }
 
     /// Waits until a replica has all that it has by now.

@@ -83,7 +83,7 @@ impl Watched {
     /// Waits until the one that is the primary now no longer is.
     pub fn until_other_than(&self, old: SocketAddr) {
         until("a fail-over", || self.primary().address() != old);
-        until("the new primary to be one", || self.primary().says("role", "master"));
+        until("the new primary to be one", || self.primary().info("role") == "master");
     }
 
     /// The one at this address.
@@ -94,7 +94,7 @@ impl Watched {
     /// Waits until the one at this address is a replica.
     pub fn until_replica(&mut self, address: SocketAddr) {
         let server = self.at(address);
-        until("a replica", || server.says("role", "slave"));
+        until("a replica", || server.info("role") == "slave");
     }
 
     /// The one that was killed, which has to become the other's replica.

@@ -64,7 +64,7 @@ fn no_disk() {
     let folder = redis.ask(&["CONFIG", "GET", "dir"]).texts().remove(1);
     std::fs::create_dir_all(format!("{folder}/dump.rdb/in-the-way")).unwrap();
     redis.ask(&["BGSAVE"]);
-    until("the save to fail", || redis.says("rdb_last_bgsave_status", "err"));
+    until("the save to fail", || redis.info("rdb_last_bgsave_status") == "err");
     let error = block_on(ours.lock("new").timeout(Duration::from_secs(20))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Storage, "{error}");
     assert!(error.to_string().contains("disk"), "{error}");
