@@ -27,6 +27,17 @@ const RATE_MARGIN: u32 = 100;
 /// And because a clock has a resolution.
 const FIXED_MARGIN: Duration = Duration::from_millis(2);
 
+/// Of a lease, the part that may be over where one holds at once that was let in as one that lives: two thirds of it are left then
+/// until a renewal that fails is worth a warning.
+#[cfg(any(feature = "kubernetes", feature = "redis"))]
+const JUST_BEGUN: u32 = 6;
+
+/// Whether so little of a term is over that it can be held by without a renewal first.
+#[cfg(any(feature = "kubernetes", feature = "redis"))]
+pub(crate) fn has_just_begun(term: &Term, now: Moment) -> bool {
+    now.since(term.counted_from) <= term.ttl / JUST_BEGUN
+}
+
 /// What a holder knows of its lease.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lease {

@@ -4,7 +4,9 @@
 //! - **A lock** is the key that others `SET NX` too, as long as somebody holds it: so it excludes redis-py's `Lock` and its kin, and
 //!   is excluded by them. Who waits is kept beside it. An idle lock leaves nothing but its share in the last fencing token.
 //! - **A release** hands the lock to the next in line in the same step, and tells only it ([`hub`]). The new holder has two seconds
-//!   to say that it knows (R16): that renews its lease, whose term counts from that request (R1).
+//!   to say that it knows (R16): that renews its lease, whose term counts from that request (R1). One that has looked half a second ago
+//!   or less, and whose connection stands, is let in as one that lives: it is told its whole grant, and holds at once. Its term counts from that look, for the lock was
+//!   handed over later; which look that was it is told too, so that no message of before can be taken for it.
 //! - **Time** is Redis's. A holder that is gone loses the lock by its TTL, a waiter its place some seconds after its last
 //!   look, so that a Redis that is away for a moment costs nobody a place. Nothing happens in Redis when that time comes: the next
 //!   in line looks then. What a clock does that is set, Redis does; see the docs.
@@ -47,7 +49,7 @@ mod trouble;
 
 use address::Address;
 use hub::Bell;
-use link::Link;
+use link::{Link, Look};
 use redlock::Redlock;
 use reply::{Granted, Reply, holders, mode_words, waiters};
 use scripts::{ACQUIRE, CHANGE, Call, Code, FORCE, INSPECT, LOOK, RELEASE, RENEW};
@@ -87,14 +89,14 @@ impl RedisBackend {
         let claim = ask.claim();
         let bell = self.link.hub.bell(claim.id);
         let asking = Asking::new(&self.link, ask);
-        let (rings, sent) = (bell.listen(), self.link.rt.now());
-        let (why, look_in) = match self.link.run_for(claim.id, asking.call(&ACQUIRE)).await? {
+        let (rings, look) = (bell.listen(), self.link.look());
+        let (why, look_in) = match self.link.run_for(claim.id, asking.call(&ACQUIRE, look)).await? {
             Reply::Waiting { why, look_in } => (why, look_in),
-            reply => return self.taken(&claim, reply, sent).await,
+            reply => return self.taken(&claim, reply, look.sent).await,
         };
         let mut told = why.place;
         waiting(why);
-        let mut looks = asking.look_again(&bell, rings, sent, look_in);
+        let mut looks = asking.look_again(&bell, rings, look, look_in);
         loop {
             match looks.next().await.unwrap_or_else(|| Err(background::gone()))? {
                 (Reply::Waiting { why, .. }, _) => {
@@ -320,7 +322,7 @@ impl Asking {
         Self { link: link.clone(), ask: ask.clone(), owner }
     }
 
-    fn call(&self, code: &'static Code) -> Call {
+    fn call(&self, code: &'static Code, look: Look) -> Call {
         let Self { link, ask, owner } = self;
         let entry = match ask.entry {
             Entry::Queue => "queue",
@@ -328,7 +330,8 @@ impl Asking {
             Entry::Steal => "steal",
         };
         let (asked, times) = ((mode_words(ask.mode), entry), [ask.ttl, ask.keep].map(millis));
-        let args = (hex(ask.claim_id), asked, times[0], owner, &link.inbox, times[1], link.hub.floor());
+        let party = (hex(ask.claim_id), asked, times[0], owner, &link.inbox, times[1]);
+        let args = (party, link.hub.floor(), look.number);
         link.call(code, &ask.name, args)
     }
 
@@ -338,7 +341,7 @@ impl Asking {
         self,
         bell: &Bell,
         mut rings: EventListener,
-        mut looked: Moment,
+        mut looked: Look,
         mut pause: Duration,
     ) -> mpsc::UnboundedReceiver<Result<(Reply, Moment)>> {
         let (tell, told) = mpsc::unbounded();
@@ -349,16 +352,24 @@ impl Asking {
             loop {
                 let rung = sleep(link, rings, pause).await;
                 rings = rope.listen();
-                let sent = link.rt.now();
+                if let Some(granted) = link.let_in(&rope, looked) {
+                    // Whoever asked may be gone.
+                    let _ = tell.unbounded_send(Ok((Reply::Granted(granted), looked.sent)));
+                    return;
+                }
+                let look = link.look();
+                let sent = look.sent;
                 // Who waits is to be let in also where memory runs out meanwhile.
-                let Some(answer) = link.run_for_waiter(&rope, self.call(&LOOK)) else { return };
+                let Some(answer) = link.run_for_waiter(&rope, self.call(&LOOK, look)) else { return };
                 let answer = answer.await;
                 match &answer {
-                    Err(error) if error.kind() == ErrorKind::Unavailable && sent.since(looked) < stays => {
+                    Err(error)
+                        if error.kind() == ErrorKind::Unavailable && sent.since(looked.sent) < stays =>
+                    {
                         pause = AGAIN.mul_f64(link.rt.jitter());
                         continue;
                     }
-                    Ok(Reply::Waiting { look_in, .. }) => (looked, pause) = (sent, *look_in),
+                    Ok(Reply::Waiting { look_in, .. }) => (looked, pause) = (look, *look_in),
                     Ok(Reply::Granted(_)) if !rung => link.hear_anew(),
                     _ => {}
                 }

@@ -11,8 +11,8 @@ use windlass_tests::{
 };
 
 use super::{
-    SLACK, TTL, acquire, block_on, locker, locker_with, next, nothing_is_left_in, redis, served, waits,
-    worker, worker_with,
+    LATELY, SLACK, TTL, acquire, block_on, fresh, locker, locker_with, next, nothing_is_left_in, redis,
+    served, waits, worker, worker_with,
 };
 
 #[test]
@@ -24,24 +24,28 @@ fn a_killed_holder_frees_the_lock() {
     nothing_is_left_in(redis(), database);
 }
 
+/// ... also right after its look, when it would be taken for one that lives if its connection were not gone.
 #[test]
 fn a_killed_waiter_blocks_nobody() {
-    let database = next();
-    let url = redis().url(database);
-    let ours = locker(&url);
+    let redis = fresh();
+    // Long, so that it is not the TTL that ends it.
+    let ours = locker_with(&redis.url(0), 15 * TTL);
     let guard = acquire(&ours, "lock");
-    let (mut dead, _folder) = worker(&url);
+    let (mut dead, _folder) = worker_with(&redis.url(0), 15 * TTL);
     dead.say("acquire 1 lock exclusive");
     dead.expect("waiting 1");
     thread::scope(|scope| {
         let behind = waits(scope, ours.lock("lock"));
+        let connected = || redis.info("connected_clients").parse::<u32>().unwrap();
+        let before = connected();
         dead.kill();
+        until("Redis to see that it is gone", || connected() < before);
         block_on(guard.release()).unwrap();
         let released = Instant::now();
         block_on(behind.join().unwrap().release()).unwrap();
         assert!(released.elapsed() < TTL + SLACK, "after {:?}", released.elapsed());
     });
-    nothing_is_left_in(redis(), database);
+    nothing_is_left_in(&redis, 0);
 }
 
 /// A whole line of the dead is no longer in the way than one of them.
@@ -122,6 +126,8 @@ fn a_grant_to_one_who_is_stopped_goes_on() {
     thread::scope(|scope| {
         let behind = waits(scope, ours.lock("lock"));
         stopped.signal(Signal::STOP);
+        // Until its last look is so long ago that it may be dead.
+        thread::sleep(LATELY);
         block_on(guard.release()).unwrap();
         let released = Instant::now();
         let behind = behind.join().unwrap();
@@ -202,7 +208,7 @@ fn a_deleted_line_forms_again() {
 /// All that there is goes at once, under holders and waiters.
 #[test]
 fn a_flushed_database_is_told() {
-    let redis = super::fresh();
+    let redis = fresh();
     let ours = locker(&redis.url(0));
     let guard = acquire(&ours, "lock");
     let token = guard.fencing_token();

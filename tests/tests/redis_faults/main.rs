@@ -24,6 +24,9 @@ use windlass_tests::{
     redis::{Release, Server, Setup, next, of_locks},
 };
 
+/// Who has looked so long ago may be dead.
+const LATELY: Duration = Duration::from_millis(600);
+
 /// One that no test harms.
 fn redis() -> &'static Server {
     static REDIS: OnceLock<Server> = OnceLock::new();

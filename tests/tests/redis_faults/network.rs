@@ -14,7 +14,7 @@ use windlass_tests::{
     proxy::{Faults, Proxy},
 };
 
-use super::{SLACK, TTL, acquire, block_on, locker, next, of_locks, redis, waits};
+use super::{LATELY, SLACK, TTL, acquire, block_on, locker, next, of_locks, redis, waits};
 
 fn net() -> Net {
     let (proxy, database) = (Proxy::before(redis().address()), next());
@@ -71,6 +71,8 @@ fn cut_off_waiters_are_passed_over() {
                     let cut_off = waits(scope, net.locker.lock("lock"));
                     let behind = waits(scope, net.other.lock("lock"));
                     net.proxy.set(faults);
+                    // Before that it would hold by what it is told, where it can hear.
+                    thread::sleep(LATELY);
                     block_on(guard.release()).unwrap();
                     let released = Instant::now();
                     let behind = behind.join().unwrap();

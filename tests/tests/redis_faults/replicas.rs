@@ -6,6 +6,7 @@ use windlass::{ErrorKind, LostReason};
 use windlass_tests::{
     crowd::Crowd,
     place::PATIENCE,
+    processes::until,
     proxy::Proxy,
     redis::{Release, Server, Watched},
 };
@@ -118,6 +119,27 @@ fn grants_that_replicas_have() {
     // There is no replica any more, but what is held can be released.
     block_on(guard.release()).unwrap();
     nothing_is_left_in(&pair.replica, 0);
+}
+
+/// ... also where it waited for a moment only, and others would hold by what they are told.
+#[test]
+fn grants_after_a_moment_that_replicas_have() {
+    let pair = Pair::new();
+    let url = format!("{}?min_replicas=1", pair.url());
+    let (ours, other) = (locker_with(&url, 5 * TTL), locker(&pair.url()));
+    block_on(acquire(&ours, "before").release()).unwrap();
+    let guard = acquire(&other, "lock");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| block_on(ours.lock("lock").timeout(TTL)).unwrap_err());
+        until("it to wait", || block_on(other.list("lock")).unwrap()[0].waiters.len() == 1);
+        pair.link.hold_up();
+        block_on(guard.release()).unwrap();
+        let error = waiting.join().unwrap();
+        assert!(error.to_string().contains("min_replicas"), "{error}");
+    });
+    block_on(acquire(&other, "lock").release()).unwrap();
+    pair.link.let_go();
+    nothing_is_left_in(&pair.primary, 0);
 }
 
 /// A primary that has become a replica under its clients refuses to write: they find the new one.

@@ -381,10 +381,7 @@ fn a_release_wakes_one_of_many() {
     let redis = fresh();
     let ours = locker_with(&redis.url(0), 10 * TTL);
     let guard = acquire(&ours, "lock");
-    let calls = |command: &str| -> u64 {
-        let said = redis.info(&format!("cmdstat_{command}"));
-        said.strip_prefix("calls=").unwrap().split(',').next().unwrap().parse().unwrap()
-    };
+    let calls = |command| calls(&redis, command);
     thread::scope(|scope| {
         let first = waits(scope, ours.lock("lock"));
         let go = Arc::new(AtomicBool::new(false));
@@ -409,6 +406,45 @@ fn a_release_wakes_one_of_many() {
         block_on(first.release()).unwrap();
     });
     nothing_is_left_in(&redis, 0);
+}
+
+/// One that looked a moment before it was let in holds by what it is told, for as long as if it had asked.
+#[test]
+fn who_waits_for_a_moment_asks_once() {
+    let redis = fresh();
+    let (ours, other) = (locker(&redis.url(0)), locker(&redis.url(0)));
+    let hand_over = || {
+        let guard = acquire(&ours, "lock");
+        let before = calls(&redis, "evalsha");
+        thread::scope(|scope| {
+            let waiting = waits(scope, other.lock("lock"));
+            block_on(guard.release()).unwrap();
+            let next = waiting.join().unwrap();
+            (calls(&redis, "evalsha") - before, next)
+        })
+    };
+    let mut asked = Vec::new();
+    // The first one loads scripts; on a busy machine others take more than a moment.
+    let guard = loop {
+        let (calls, guard) = hand_over();
+        if calls == 2 {
+            break guard;
+        }
+        asked.push(calls);
+        assert!(asked.len() < 30, "more than to stand in line and to hand on, each time: {asked:?}");
+        block_on(guard.release()).unwrap();
+    };
+    thread::sleep(TTL * 2);
+    guard.check().unwrap();
+    assert!(block_on(ours.lock("lock").try_acquire()).unwrap().is_none(), "nobody else has it");
+    block_on(guard.release()).unwrap();
+    nothing_is_left_in(&redis, 0);
+}
+
+/// How often it was given this command.
+fn calls(redis: &Server, command: &str) -> u64 {
+    let said = redis.info(&format!("cmdstat_{command}"));
+    said.strip_prefix("calls=").unwrap().split(',').next().unwrap().parse().unwrap()
 }
 
 /// Programs that start while it is starting wait for it.

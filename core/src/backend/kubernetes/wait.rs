@@ -12,16 +12,14 @@ use super::{
     names::seal,
 };
 use crate::{
-    ask::{Ask, Claim, Entry, Grant, Mode, Waiting},
+    ask::{Ask, Claim, Entry, Grant, Mode, Term, Waiting},
     backend::OnWaiting,
     background,
     error::{Error, ErrorKind, Result},
+    lease::has_just_begun,
     name::ClaimId,
     time::{Millis, Moment},
 };
-
-/// Which part of its lease one may have waited who holds from when it asked, without another request.
-const WAITED: u32 = 6;
 
 /// What is waited for.
 #[derive(Clone, Copy)]
@@ -143,8 +141,8 @@ impl Space {
     fn let_in_alive(&self, claim: &Claim, asked: Moment) -> Option<Result<Grant>> {
         let (seen, _) = self.hub.known().lock(&self.key(&claim.name)).0?;
         let holder = seen.doc.holder(seal(claim.id))?;
-        let waited = self.link.rt.now().since(asked);
-        if holder.beat == 0 || seen.is_unsettled() || waited > holder.ttl / WAITED {
+        let term = Term { counted_from: asked, ttl: holder.ttl };
+        if holder.beat == 0 || seen.is_unsettled() || !has_just_begun(&term, self.link.rt.now()) {
             return None;
         }
         let granted = seen.doc.record().granted_to(holder.id)?;

@@ -12,8 +12,12 @@ use std::{
 
 use event_listener::{Event, EventListener};
 use futures_channel::mpsc;
+use redis::ParsingError;
 
-use super::{LATE, reply::Granted};
+use super::{
+    LATE,
+    reply::{Granted, granted},
+};
 use crate::{
     ask::{Claim, Happening, News},
     error::{LostReason, Result},
@@ -33,12 +37,19 @@ pub(super) struct Hub {
 #[derive(Debug, Default)]
 struct Inner {
     /// Several where a claim is asked for again before who asked earlier is gone.
-    waiting: BTreeMap<ClaimId, Vec<Arc<Event>>>,
+    waiting: BTreeMap<ClaimId, Vec<Waits>>,
     held: BTreeMap<ClaimId, Held>,
     /// Claims that were asked for, and may be asked for still.
     in_doubt: BTreeMap<ClaimId, Doubt>,
     news: Vec<News>,
     watchers: Vec<Watcher>,
+}
+
+#[derive(Debug)]
+struct Waits {
+    rings: Arc<Event>,
+    /// After which of its looks it was let in as one that lives, and what it was granted.
+    let_in: Option<(u64, Granted)>,
 }
 
 /// Requests for a claim that are under way, or have failed without an answer and may yet be carried out.
@@ -100,7 +111,7 @@ impl Drop for Bell {
     fn drop(&mut self) {
         let Rope { id, rings } = &self.rope;
         if let Entry::Occupied(mut all) = self.hub.inner().waiting.entry(*id) {
-            all.get_mut().retain(|other| !Arc::ptr_eq(other, rings));
+            all.get_mut().retain(|other| !Arc::ptr_eq(&other.rings, rings));
             if all.get().is_empty() {
                 all.remove();
             }
@@ -110,9 +121,9 @@ impl Drop for Bell {
 }
 
 impl Inner {
-    fn is_rung_by(&self, rope: &Rope) -> bool {
-        let all = self.waiting.get(&rope.id);
-        all.is_some_and(|all| all.iter().any(|rings| Arc::ptr_eq(rings, &rope.rings)))
+    fn rung_by(&mut self, rope: &Rope) -> Option<&mut Waits> {
+        let mut all = self.waiting.get_mut(&rope.id)?.iter_mut();
+        all.find(|waits| Arc::ptr_eq(&waits.rings, &rope.rings))
     }
 
     fn asked(&mut self, id: ClaimId, now: Moment) {
@@ -126,7 +137,8 @@ impl Inner {
 impl Hub {
     pub(super) fn bell(self: &Arc<Self>, id: ClaimId) -> Bell {
         let rings = Arc::<Event>::default();
-        self.inner().waiting.entry(id).or_default().push(rings.clone());
+        let waits = Waits { rings: rings.clone(), let_in: None };
+        self.inner().waiting.entry(id).or_default().push(waits);
         Bell { hub: self.clone(), rope: Rope { id, rings } }
     }
 
@@ -138,10 +150,15 @@ impl Hub {
     /// ... by who waits for it, unless it does so no more: then it may have been called off already. The claim's id.
     pub(super) fn asked_by(&self, waiter: &Rope, now: Moment) -> Option<ClaimId> {
         let mut inner = self.inner();
-        inner.is_rung_by(waiter).then(|| {
-            inner.asked(waiter.id, now);
-            waiter.id
-        })
+        inner.rung_by(waiter)?;
+        inner.asked(waiter.id, now);
+        Some(waiter.id)
+    }
+
+    /// What it was granted, if it was let in as one that lives after this look.
+    pub(super) fn let_in(&self, waiter: &Rope, look: u64) -> Option<Granted> {
+        let (after, granted) = self.inner().rung_by(waiter)?.let_in.take()?;
+        (after == look).then_some(granted)
     }
 
     /// That request is over. `failed_at`: when it was sent in vain, if it was; though another try had its answer, that one may
@@ -226,15 +243,21 @@ impl Hub {
         !inner.watchers.is_empty()
     }
 
-    /// A message to our inbox: `granted ID`, `contended ID` or `lost ID REASON`.
+    /// A message to our inbox, as `head.lua` has them.
     pub(super) fn told(&self, message: &str) {
         let mut words = message.split(' ');
         let (what, id) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let Ok(id) = u128::from_str_radix(id, 16) else { return };
         let id = ClaimId::from_u128(id);
         let mut inner = self.inner();
-        for rings in inner.waiting.get(&id).into_iter().flatten() {
-            rings.notify(usize::MAX);
+        let let_in = match what {
+            "granted" => let_in(&mut words),
+            _ => None,
+        };
+        for waits in inner.waiting.get_mut(&id).into_iter().flatten() {
+            // What is said of a claim after it was let in is not in its grant: it looks.
+            waits.let_in.clone_from(&let_in);
+            waits.rings.notify(usize::MAX);
         }
         let what = match what {
             "contended" => match inner.held.get_mut(&id) {
@@ -271,8 +294,8 @@ impl Hub {
 
     /// The connection is gone, and with it what was said meanwhile.
     pub(super) fn broken(&self) {
-        for rings in self.inner().waiting.values().flatten() {
-            rings.notify(usize::MAX);
+        for waits in self.inner().waiting.values().flatten() {
+            waits.rings.notify(usize::MAX);
         }
         self.changed(|_| true);
     }
@@ -286,6 +309,13 @@ impl Hub {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of one that is let in as one that lives: the number of its last look, and its grant.
+fn let_in<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<(u64, Granted)> {
+    let look = words.next()?.parse().ok()?;
+    let word = || words.next().ok_or(ParsingError::from("no word"));
+    Some((look, granted(word).ok()?))
 }
 
 #[cfg(test)]
@@ -311,6 +341,42 @@ mod tests {
         let again = hub.bell(id());
         assert_eq!(hub.asked_by(&rope, now), None);
         assert_eq!(hub.asked_by(&again.rope(), now), Some(id()));
+    }
+
+    #[test]
+    fn who_is_let_in_as_one_that_lives_knows_all_by_its_last_look() {
+        let (hub, other) = (Arc::<Hub>::default(), ClaimId::from_u128(2));
+        let bell = hub.bell(id());
+        let rope = bell.rope();
+        let hex = format!("{:032x}", id().reveal());
+        let after = |look: u64| hub.told(&format!("granted {hex} {look} 77 permit 3 30000 1 1700000000000"));
+        let let_in = |look| hub.let_in(&rope, look).map(|granted| granted.token);
+
+        after(7);
+        let granted = hub.let_in(&rope, 7).unwrap();
+        assert_eq!((granted.token, granted.ttl), (77, Duration::from_secs(30)));
+        assert_eq!(granted.mode.to_string(), "permit(3)");
+        assert_eq!((granted.contended, granted.ends), (true, 1_700_000_000_000));
+        assert_eq!(let_in(7), None, "once");
+        after(6);
+        assert_eq!(let_in(7), None, "by a look before the last one");
+        hub.told(&format!("granted {hex}"));
+        assert_eq!(let_in(7), None, "as one that may be dead");
+        for later in ["lost", "contended"] {
+            after(7);
+            hub.told(&format!("{later} {hex} stolen"));
+            assert_eq!(let_in(7), None, "{later} since");
+        }
+        after(7);
+        hub.told(&format!("lost {:032x} stolen", other.reveal()));
+        assert_eq!(let_in(7), Some(77), "what is said of others is of others");
+        for damaged in ["granted", "7", "7 77", "7 77 permit x 30000 1 1", "7 77 exclusive 0 30000 1 "] {
+            hub.told(&format!("granted {hex} {damaged}"));
+            assert_eq!(let_in(7), None, "{damaged}");
+        }
+        after(7);
+        drop(bell);
+        assert_eq!(let_in(7), None, "nobody waits any more");
     }
 
     #[test]

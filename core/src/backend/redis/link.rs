@@ -9,7 +9,10 @@ use std::{
     fmt,
     future::Future,
     pin::pin,
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, PoisonError, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,12 +33,15 @@ use super::{
     address::{Address, Place, SENTINEL_PORT, split},
     hub::{Hub, Rope},
     keys::Keys,
+    reply::Granted,
     scripts::{Call, Code},
     trouble::Trouble,
 };
 use crate::{
+    ask::Term,
     background::to_its_end,
     error::{ErrorKind, Result},
+    lease::has_just_begun,
     name::{ClaimId, Name},
     rt::Runtime,
     time::Moment,
@@ -64,6 +70,16 @@ pub(super) struct Link {
     connection: Mutex<Option<(u64, Connection)>>,
     /// The number of the connection that is not to be used any more, and of all before it.
     left: RwLock<u64>,
+    /// How many there were.
+    looks: AtomicU64,
+}
+
+/// A question of one who waits.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    /// No other one has it at this inbox.
+    pub(super) number: u64,
+    pub(super) sent: Moment,
 }
 
 #[derive(Clone)]
@@ -101,6 +117,7 @@ impl Link {
             tls,
             connection: Mutex::default(),
             left: RwLock::new(0),
+            looks: AtomicU64::new(0),
         }))
     }
 
@@ -114,6 +131,19 @@ impl Link {
 
     pub(super) fn min_replicas(&self) -> u32 {
         self.address.min_replicas
+    }
+
+    /// A look that is about to be sent.
+    pub(super) fn look(&self) -> Look {
+        Look { number: self.looks.fetch_add(1, Ordering::Relaxed), sent: self.rt.now() }
+    }
+
+    /// What one was granted, if it is known without another look: it was let in as one that lives after this one, which was a moment ago.
+    pub(super) fn let_in(&self, waiter: &Rope, looked: Look) -> Option<Granted> {
+        let granted = self.hub.let_in(waiter, looked.number)?;
+        let term = Term { counted_from: looked.sent, ttl: granted.ttl };
+        // What replicas have can be asked only after a request of ours.
+        (self.min_replicas() == 0 && has_just_begun(&term, self.rt.now())).then_some(granted)
     }
 
     /// What to run for a lock; those who watch are told by it.
@@ -286,7 +316,7 @@ impl Link {
     /// The connection in use, or a new one, and its number.
     async fn connect(self: &Arc<Self>) -> Result<(u64, Connection)> {
         let mut current = self.connection.lock().await;
-        let left = *self.left.read().unwrap_or_else(PoisonError::into_inner);
+        let left = self.left();
         if let Some((turn, connection)) = current.as_ref()
             && *turn > left
         {
@@ -302,6 +332,10 @@ impl Link {
         // Who waits may have missed its turn meanwhile, and be in a pause.
         self.hub.broken();
         Ok((turn, connection))
+    }
+
+    fn left(&self) -> u64 {
+        *self.left.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection of this number is of no use any more; who waits for what is told on it looks again.
@@ -399,6 +433,10 @@ impl Link {
         let link = Arc::downgrade(self);
         move |push| {
             let link = link.upgrade().ok_or(())?;
+            // What comes late on a connection that was left may be over by now.
+            if link.left() >= turn {
+                return Err(());
+            }
             match (push.kind, &push.data[..]) {
                 (PushKind::Message, [Value::BulkString(channel), Value::BulkString(message)]) => {
                     let message = String::from_utf8_lossy(message);

@@ -128,7 +128,7 @@ impl Redlock {
         let answers = self
             .each(
                 ask.ttl,
-                |link| link.run_for::<Reply>(claim.id, Asking::new(link, &once).call(&ACQUIRE)),
+                |link| link.run_for::<Reply>(claim.id, Asking::new(link, &once).call(&ACQUIRE, link.look())),
                 |reply| matches!(reply, Reply::Granted(_)),
             )
             .await;

@@ -49,6 +49,22 @@ impl Granted {
     }
 }
 
+/// What comes after the word `granted`.
+pub(super) fn granted<T: AsRef<str>>(
+    mut word: impl FnMut() -> Result<T, ParsingError>,
+) -> Result<Granted, ParsingError> {
+    let token = number(word()?)?;
+    let (mode, limit) = (word()?, number(word()?)?);
+    let mode = mode_of(mode.as_ref(), limit).ok_or(ParsingError::from("no mode"))?;
+    let ttl = Duration::from_millis(number(word()?)?);
+    let contended = word()?.as_ref() == "1";
+    Ok(Granted { token, mode, ttl, contended, ends: number(word()?)? })
+}
+
+fn number(word: impl AsRef<str>) -> Result<u64, ParsingError> {
+    word.as_ref().parse().map_err(|_| ParsingError::from("no number"))
+}
+
 impl FromRedisValue for Reply {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
         let words: Vec<Value> = FromRedisValue::from_redis_value(value)?;
@@ -56,16 +72,8 @@ impl FromRedisValue for Reply {
         let mut text = || -> Result<String, ParsingError> {
             FromRedisValue::from_redis_value(words.next().unwrap_or(Value::Nil))
         };
-        let number = |text: String| text.parse::<u64>().map_err(|_| ParsingError::from("no number"));
         Ok(match text()?.as_str() {
-            "granted" => {
-                let token = number(text()?)?;
-                let (mode, limit) = (text()?, number(text()?)?);
-                let mode = mode_of(&mode, limit).ok_or(ParsingError::from("no mode"))?;
-                let ttl = Duration::from_millis(number(text()?)?);
-                let contended = text()? == "1";
-                Self::Granted(Granted { token, mode, ttl, contended, ends: number(text()?)? })
-            }
+            "granted" => Self::Granted(granted(text)?),
             "busy" => Self::Busy,
             "waiting" => {
                 let place = usize::try_from(number(text()?)?).ok();

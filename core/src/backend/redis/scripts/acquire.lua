@@ -1,7 +1,7 @@
 -- Takes the lock or a place in the queue. A claim that holds or waits already is known by its id, and stays what it is.
 --
 -- ARGV[2..]  id, mode, limit, entry (queue, try or steal), TTL, owner as JSON, inbox, for how long the place is kept,
---            a token that the next one must be greater than
+--            a token that the next one must be greater than, the number of this look
 -- Answers `granted TOKEN MODE LIMIT TTL CONTENDED ENDS`, `busy`, `waiting PLACE LOOK_IN HOLDERS`, or `over`: it was called off.
 
 local party = {
@@ -82,6 +82,7 @@ end
 local place = redis.call('ZRANK', KEYS[2], party.id) + 1 + (lock.upgrading and 1 or 0)
 local look = look_in(place)
 waits.inbox, waits.keep = party.inbox, party.keep
+waits.look, waits.looked = ARGV[11], now
 waits.alive = now + math.max(math.min(waits.ttl, STAYS), look + SLACK, waits.keep)
 redis.call('HSET', KEYS[3], party.id, cjson.encode(waits))
 for _, key in ipairs({ KEYS[2], KEYS[3] }) do

@@ -8,7 +8,8 @@
 -- KEYS[5]  claims that were called off while their request was under way: a sorted set by when that may be forgotten
 -- ARGV[1]  the channel for those who watch locks
 --
--- What is sent to a claim's inbox is `granted ID`, `contended ID` or `lost ID REASON`.
+-- What is sent to a claim's inbox is `granted ID`, `contended ID` or `lost ID REASON`. One that is let in as one that lives is told
+-- all that its look would be: `granted ID LOOK TOKEN MODE LIMIT TTL CONTENDED ENDS`, with the number of its last look.
 
 local OURS = 'windlass '
 

@@ -1,8 +1,9 @@
 -- One lock: who holds it, who stands in line, and how one becomes the other; the rules are those of core/src/record.rs.
 -- Stands before each script that needs them.
 
--- Of a lock that was handed over, until its new holder says that it knows.
-local TAKEN_UP_WITHIN = 2000
+-- Of a lock that was handed over, until its new holder says that it knows. One that has looked so lately, and hears us still, is let in
+-- as one that lives: it need not say so, and if it is dead, that is found out as a holder's death is.
+local TAKEN_UP_WITHIN, LATELY = 2000, 500
 -- How often those look that might be next and are not told, if the next one is dead; and the others, so that they are known to live.
 local LOOK_SOON, SOON, LOOK = 1000, 3, 5000
 -- For how long a place stays after a look: for the claim's TTL, but no longer than this, since Redis may be away meanwhile, and asked
@@ -87,6 +88,11 @@ local function tell(party, what)
     redis.call('PUBLISH', party.inbox, what)
 end
 
+-- Whether its connection is here and stands; in a Cluster it may be elsewhere.
+local function hears(party)
+    return redis.call('PUBSUB', 'NUMSUB', party.inbox)[2] > 0
+end
+
 -- Sees to it that the next token is greater than this one.
 local function raise(floor)
     if tonumber(redis.call('GET', KEYS[4]) or '0') < floor then
@@ -145,33 +151,6 @@ local function promote(held, floor)
     seen = true
 end
 
--- Lets in whoever can be let in: the upgrade, once it is alone; else the leading claims of the queue that fit.
-local function settle(floor)
-    if lock.upgrading then
-        if #lock.holders == 1 then
-            promote(lock.holders[1], floor)
-            tell(lock.holders[1], 'granted ' .. lock.holders[1].id)
-        end
-        return
-    end
-    while true do
-        local id = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
-        local head = id and waiter(id)
-        if not id then
-            return
-        elseif not head or head.alive <= now then
-            leave(id)
-        elseif admits(head.mode, head.limit) then
-            leave(id)
-            -- Whoever keeps a place takes it up when it comes back.
-            hold(head, head.keep > 0 and head.ttl or math.min(head.ttl, TAKEN_UP_WITHIN), floor)
-            tell(head, 'granted ' .. id)
-        else
-            return
-        end
-    end
-end
-
 -- Whether somebody waits whom this holder could help.
 local function contended(held)
     if lock.upgrading and held.mode ~= 'upgradable' then
@@ -189,6 +168,54 @@ local function contended(held)
     return false
 end
 
+-- What a holder hears of its claim.
+local function holds(held)
+    local waits = contended(held)
+    if held.told ~= waits then
+        held.told, dirty = waits, true
+    end
+    return granted(held, waits)
+end
+
+-- Lets in whoever can be let in: the upgrade, once it is alone; else the leading claims of the queue that fit.
+local function settle(floor)
+    if lock.upgrading then
+        if #lock.holders == 1 then
+            promote(lock.holders[1], floor)
+            tell(lock.holders[1], 'granted ' .. lock.holders[1].id)
+        end
+        return
+    end
+    local let_in = {}
+    while true do
+        local id = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+        local head = id and waiter(id)
+        if not id then
+            break
+        elseif not head or head.alive <= now then
+            leave(id)
+        elseif admits(head.mode, head.limit) then
+            leave(id)
+            local lives = now - (head.looked or 0) < LATELY and hears(head)
+            -- Whoever keeps a place takes it up when it comes back.
+            local waits_for_it = lives or head.keep > 0
+            local held = hold(head, waits_for_it and head.ttl or math.min(head.ttl, TAKEN_UP_WITHIN), floor)
+            table.insert(let_in, { held = held, look = lives and head.look })
+        else
+            break
+        end
+    end
+    -- What each is told depends on who is left in line.
+    for _, one in ipairs(let_in) do
+        local what = { 'granted ' .. one.held.id }
+        if one.look then
+            what = holds(one.held)
+            what[1] = 'granted ' .. one.held.id .. ' ' .. one.look
+        end
+        tell(one.held, table.concat(what, ' '))
+    end
+end
+
 -- Tells the holders in somebody's way that somebody waits: each once, until nobody waits any more.
 local function announce(first, in_the_way)
     for _, held in ipairs(lock.holders) do
@@ -199,15 +226,6 @@ local function announce(first, in_the_way)
             held.told, dirty = false, true
         end
     end
-end
-
--- What a holder hears of its claim.
-local function holds(held)
-    local waits = contended(held)
-    if held.told ~= waits then
-        held.told, dirty = waits, true
-    end
-    return granted(held, waits)
 end
 
 -- Holders as JSON; a foreign one is `null`. The owners come as the JSON that they were told in.
