@@ -12,12 +12,8 @@ use std::{
 
 use event_listener::{Event, EventListener};
 use futures_channel::mpsc;
-use redis::ParsingError;
 
-use super::{
-    LATE,
-    reply::{Granted, granted},
-};
+use super::{LATE, reply::Granted};
 use crate::{
     ask::{Claim, Happening, News},
     error::{LostReason, Result},
@@ -245,13 +241,16 @@ impl Hub {
 
     /// A message to our inbox, as `head.lua` has them.
     pub(super) fn told(&self, message: &str) {
-        let mut words = message.split(' ');
-        let (what, id) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mut words = message.splitn(3, ' ');
+        let mut word = || words.next().unwrap_or_default();
+        let (what, id, more) = (word(), word(), word());
         let Ok(id) = u128::from_str_radix(id, 16) else { return };
         let id = ClaimId::from_u128(id);
         let mut inner = self.inner();
         let let_in = match what {
-            "granted" => let_in(&mut words),
+            "granted" => more
+                .split_once(' ')
+                .and_then(|(look, terms)| Some((look.parse().ok()?, Granted::read(terms)?))),
             _ => None,
         };
         for waits in inner.waiting.get_mut(&id).into_iter().flatten() {
@@ -267,9 +266,9 @@ impl Hub {
                 }
                 _ => return,
             },
-            "lost" => Happening::Lost(match words.next() {
-                Some("stolen") => LostReason::Stolen,
-                Some("force_released") => LostReason::ForceReleased,
+            "lost" => Happening::Lost(match more {
+                "stolen" => LostReason::Stolen,
+                "force_released" => LostReason::ForceReleased,
                 _ => LostReason::Expired,
             }),
             _ => return,
@@ -309,13 +308,6 @@ impl Hub {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Of one that is let in as one that lives: the number of its last look, and its grant.
-fn let_in<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<(u64, Granted)> {
-    let look = words.next()?.parse().ok()?;
-    let word = || words.next().ok_or(ParsingError::from("no word"));
-    Some((look, granted(word).ok()?))
 }
 
 #[cfg(test)]

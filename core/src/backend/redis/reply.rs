@@ -40,6 +40,16 @@ pub(super) struct Granted {
 }
 
 impl Granted {
+    /// The terms as `head.lua` has them.
+    pub(super) fn read(terms: &str) -> Option<Self> {
+        let mut words = terms.split(' ');
+        let token = words.next()?.parse().ok()?;
+        let mode = mode_of(words.next()?, words.next()?.parse().ok()?)?;
+        let ttl = Duration::from_millis(words.next()?.parse().ok()?);
+        let contended = words.next()? == "1";
+        Some(Self { token, mode, ttl, contended, ends: words.next()?.parse().ok()? })
+    }
+
     pub(super) fn grant(&self, sent: Moment) -> crate::ask::Grant {
         crate::ask::Grant {
             fencing_token: self.token,
@@ -49,42 +59,29 @@ impl Granted {
     }
 }
 
-/// What comes after the word `granted`.
-pub(super) fn granted<T: AsRef<str>>(
-    mut word: impl FnMut() -> Result<T, ParsingError>,
-) -> Result<Granted, ParsingError> {
-    let token = number(word()?)?;
-    let (mode, limit) = (word()?, number(word()?)?);
-    let mode = mode_of(mode.as_ref(), limit).ok_or(ParsingError::from("no mode"))?;
-    let ttl = Duration::from_millis(number(word()?)?);
-    let contended = word()?.as_ref() == "1";
-    Ok(Granted { token, mode, ttl, contended, ends: number(word()?)? })
-}
-
-fn number(word: impl AsRef<str>) -> Result<u64, ParsingError> {
-    word.as_ref().parse().map_err(|_| ParsingError::from("no number"))
-}
-
 impl FromRedisValue for Reply {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let words: Vec<Value> = FromRedisValue::from_redis_value(value)?;
-        let mut words = words.into_iter();
-        let mut text = || -> Result<String, ParsingError> {
-            FromRedisValue::from_redis_value(words.next().unwrap_or(Value::Nil))
-        };
-        Ok(match text()?.as_str() {
-            "granted" => Self::Granted(granted(text)?),
+        let text: String = FromRedisValue::from_redis_value(value)?;
+        Self::read(&text).ok_or(ParsingError::from("no answer of our scripts"))
+    }
+}
+
+impl Reply {
+    fn read(text: &str) -> Option<Self> {
+        let (what, rest) = text.split_once(' ').unwrap_or((text, ""));
+        Some(match what {
+            "granted" => Self::Granted(Granted::read(rest)?),
             "busy" => Self::Busy,
             "waiting" => {
-                let place = usize::try_from(number(text()?)?).ok();
-                let look_in = Duration::from_millis(number(text()?)?);
-                let holders = holders(&text()?).map_err(|_| ParsingError::from("no holders"))?;
-                Self::Waiting { why: Waiting { holders, place }, look_in }
+                let mut words = rest.splitn(3, ' ');
+                let place = words.next()?.parse().ok();
+                let look_in = Duration::from_millis(words.next()?.parse().ok()?);
+                Self::Waiting { why: Waiting { holders: holders(words.next()?).ok()?, place }, look_in }
             }
             "over" => Self::Over,
-            "gone" => Self::Gone(number(text()?)?),
-            "refused" => Self::Refused(text()?),
-            _ => return Err(ParsingError::from("no answer of our scripts")),
+            "gone" => Self::Gone(rest.parse().ok()?),
+            "refused" => Self::Refused(rest.to_owned()),
+            _ => return None,
         })
     }
 }

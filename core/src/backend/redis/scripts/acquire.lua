@@ -2,7 +2,7 @@
 --
 -- ARGV[2..]  id, mode, limit, entry (queue, try or steal), TTL, owner as JSON, inbox, for how long the place is kept,
 --            a token that the next one must be greater than, the number of this look
--- Answers `granted TOKEN MODE LIMIT TTL CONTENDED ENDS`, `busy`, `waiting PLACE LOOK_IN HOLDERS`, or `over`: it was called off.
+-- Answers `granted TERMS`, `busy`, `waiting PLACE LOOK_IN HOLDERS`, or `over`: it was called off.
 
 local party = {
     id = ARGV[2],
@@ -13,10 +13,10 @@ local party = {
     inbox = ARGV[8],
     keep = tonumber(ARGV[9]),
 }
-local entry, floor = ARGV[5], tonumber(ARGV[10])
+local entry, floor = ARGV[5], ARGV[10]
 
 if redis.call('ZSCORE', KEYS[5], party.id) then
-    return { 'over' }
+    return 'over'
 end
 run_out({ [party.id] = true })
 settle(floor)
@@ -41,14 +41,14 @@ local function steal()
     end
     local held = hold(party, party.ttl, floor)
     settle(floor)
-    return done(holds(held))
+    return done('granted ' .. holds(held))
 end
 
 local held = holder(party.id)
 if held then
     held.inbox = party.inbox
     extend(held, held.ttl)
-    return done(holds(held))
+    return done('granted ' .. holds(held))
 end
 
 local waits = waiter(party.id)
@@ -62,13 +62,13 @@ if entry == 'try' and waits then
     -- Had it been possible, it would hold the lock by now.
     leave(party.id)
     settle(floor)
-    return done({ 'busy' })
+    return done('busy')
 end
 if not waits then
     if redis.call('EXISTS', KEYS[2]) == 0 and admits(party.mode, party.limit) then
-        return done(holds(hold(party, party.ttl, floor)))
+        return done('granted ' .. holds(hold(party, party.ttl, floor)))
     elseif entry == 'try' then
-        return done({ 'busy' })
+        return done('busy')
     end
     local last = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')
     announce(#last == 0 and not lock.upgrading, function(mode)
@@ -88,4 +88,4 @@ redis.call('HSET', KEYS[3], party.id, cjson.encode(waits))
 for _, key in ipairs({ KEYS[2], KEYS[3] }) do
     live(key, waits.alive - now)
 end
-return done({ 'waiting', place, look, holders_seen(lock.holders, foreign) })
+return done(table.concat({ 'waiting', place, look, holders_seen(lock.holders, foreign) }, ' '))

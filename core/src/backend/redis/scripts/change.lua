@@ -3,13 +3,13 @@
 -- ARGV[2..]  id, new mode, inbox, token floor
 -- Answers as acquire.lua does, `refused MODE` with the mode that cannot become the new one, or `gone NOW`.
 
-local id, to, floor = ARGV[2], ARGV[3], tonumber(ARGV[5])
+local id, to, floor = ARGV[2], ARGV[3], ARGV[5]
 run_out({ [id] = true })
 settle(floor)
 local held = holder(id)
 if not held then
     save()
-    return { 'gone', number(now) }
+    return 'gone ' .. number(now)
 end
 held.inbox = ARGV[4]
 local from = held.mode
@@ -29,7 +29,7 @@ if from == 'upgradable' and to == 'exclusive' then
             end
         end
         save()
-        return { 'waiting', 1, first_end(), holders_seen(others, false) }
+        return table.concat({ 'waiting', 1, first_end(), holders_seen(others, false) }, ' ')
     end
     promote(held, floor)
 elseif from == to or from == 'exclusive' and (to == 'upgradable' or to == 'shared') or from == 'upgradable' and to == 'shared' then
@@ -41,8 +41,8 @@ elseif from == to or from == 'exclusive' and (to == 'upgradable' or to == 'share
     settle(floor)
 else
     save()
-    return { 'refused', from }
+    return 'refused ' .. from
 end
-local answer = holds(held)
+local answer = 'granted ' .. holds(held)
 save()
 return answer

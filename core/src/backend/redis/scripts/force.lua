@@ -16,6 +16,6 @@ if from_foreign then
     redis.call('DEL', KEYS[1])
     foreign, seen = false, true
 end
-settle(tonumber(ARGV[3]))
+settle(ARGV[3])
 save()
 return holders_seen(taken, from_foreign)

@@ -8,8 +8,9 @@
 -- KEYS[5]  claims that were called off while their request was under way: a sorted set by when that may be forgotten
 -- ARGV[1]  the channel for those who watch locks
 --
--- What is sent to a claim's inbox is `granted ID`, `contended ID` or `lost ID REASON`. One that is let in as one that lives is told
--- all that its look would be: `granted ID LOOK TOKEN MODE LIMIT TTL CONTENDED ENDS`, with the number of its last look.
+-- Answers and messages are words. What is sent to a claim's inbox is `granted ID`, `contended ID` or `lost ID REASON`. One that is let
+-- in as one that lives is told all that its look would be, with the number of its last one: `granted ID LOOK TERMS`.
+-- TERMS are `TOKEN MODE LIMIT TTL CONTENDED ENDS`.
 
 local OURS = 'windlass '
 
@@ -17,46 +18,29 @@ local function number(n)
     return string.format('%.0f', n)
 end
 
--- The time in microseconds.
-local function clock()
-    local time = redis.call('TIME')
-    return time[1] * 1000000 + time[2]
+-- What TIME says, in milliseconds.
+local function millis(time)
+    return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- A fencing token: greater than all before, and than the time, so that a server that has lost its last ones still gives greater
--- ones.
-local function token(floor, micros)
-    local fresh = math.max(micros, floor + 1)
-    local last = tonumber(redis.call('SET', KEYS[4], number(fresh), 'GET') or '0')
-    if last >= fresh then
-        fresh = last + 1
-        redis.call('SET', KEYS[4], number(fresh))
+-- Tokens stay the texts that they come as and are kept as: to make numbers of them takes longer than all else that is done with them.
+local function less(one, other)
+    return #one < #other or #one == #other and one < other
+end
+
+-- A fencing token: greater than all before, and than the time in microseconds, so that a server that has lost its last ones still
+-- gives greater ones.
+local function token(floor, time)
+    local fresh = time[1] .. string.format('%06d', time[2])
+    if not less(floor, fresh) then
+        fresh = number(floor + 1)
     end
-    return number(fresh)
-end
-
--- Who holds from now on.
-local function new_holder(party, fencing_token, now, ttl)
-    return {
-        id = party.id,
-        mode = party.mode,
-        limit = party.limit,
-        ttl = party.ttl,
-        inbox = party.inbox,
-        owner = party.owner,
-        token = fencing_token,
-        since = now,
-        ends = now + ttl,
-        told = false,
-    }
-end
-
-local function granted(held, waits)
-    return { 'granted', held.token, held.mode, held.limit, held.ttl, waits and 1 or 0, number(held.ends) }
-end
-
-local function write(lock, millis)
-    redis.call('SET', KEYS[1], OURS .. cjson.encode(lock), 'PX', number(millis))
+    local last = redis.call('SET', KEYS[4], fresh, 'GET') or '0'
+    if not less(last, fresh) then
+        fresh = number(last + 1)
+        redis.call('SET', KEYS[4], fresh)
+    end
+    return fresh
 end
 
 -- Who watches locks is told that something has changed.

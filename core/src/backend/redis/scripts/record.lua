@@ -12,8 +12,8 @@ local STAYS, SLACK = 8000, 3000
 -- How often one looks whether a foreign client, which tells nobody, has let go.
 local LOOK_AT_FOREIGN = 50
 
-local micros = clock()
-local now = math.floor(micros / 1000)
+local time = redis.call('TIME')
+local now = millis(time)
 
 -- What we wrote; nothing for what somebody else did, however it looks.
 local function read(text)
@@ -95,8 +95,8 @@ end
 
 -- Sees to it that the next token is greater than this one.
 local function raise(floor)
-    if tonumber(redis.call('GET', KEYS[4]) or '0') < floor then
-        redis.call('SET', KEYS[4], number(floor))
+    if less(redis.call('GET', KEYS[4]) or '0', floor) then
+        redis.call('SET', KEYS[4], floor)
     end
 end
 
@@ -107,7 +107,18 @@ local function extend(held, ttl)
 end
 
 local function hold(party, ttl, floor)
-    local held = new_holder(party, token(floor, micros), now, ttl)
+    local held = {
+        id = party.id,
+        mode = party.mode,
+        limit = party.limit,
+        ttl = party.ttl,
+        inbox = party.inbox,
+        owner = party.owner,
+        token = token(floor, time),
+        since = now,
+        ends = now + ttl,
+        told = false,
+    }
     table.insert(lock.holders, held)
     dirty, seen = true, true
     return held
@@ -146,7 +157,7 @@ end
 local function promote(held, floor)
     lock.upgrading = false
     held.mode = 'exclusive'
-    held.token = token(floor, micros)
+    held.token = token(floor, time)
     extend(held, held.ttl)
     seen = true
 end
@@ -168,13 +179,14 @@ local function contended(held)
     return false
 end
 
--- What a holder hears of its claim.
+-- The terms of a holder, as it hears them.
 local function holds(held)
     local waits = contended(held)
     if held.told ~= waits then
         held.told, dirty = waits, true
     end
-    return granted(held, waits)
+    local words = { held.token, held.mode, held.limit, held.ttl, waits and 1 or 0, number(held.ends) }
+    return table.concat(words, ' ')
 end
 
 -- Lets in whoever can be let in: the upgrade, once it is alone; else the leading claims of the queue that fit.
@@ -207,12 +219,8 @@ local function settle(floor)
     end
     -- What each is told depends on who is left in line.
     for _, one in ipairs(let_in) do
-        local what = { 'granted ' .. one.held.id }
-        if one.look then
-            what = holds(one.held)
-            what[1] = 'granted ' .. one.held.id .. ' ' .. one.look
-        end
-        tell(one.held, table.concat(what, ' '))
+        local more = one.look and ' ' .. one.look .. ' ' .. holds(one.held) or ''
+        tell(one.held, 'granted ' .. one.held.id .. more)
     end
 end
 
@@ -278,7 +286,7 @@ local function save()
             last = math.max(last, held.ends)
         end
         if last > 0 then
-            write(lock, math.max(last - now, 1))
+            redis.call('SET', KEYS[1], OURS .. cjson.encode(lock), 'PX', number(math.max(last - now, 1)))
         else
             redis.call('DEL', KEYS[1])
         end

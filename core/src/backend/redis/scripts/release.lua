@@ -20,6 +20,6 @@ if until_then > 0 then
     redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now)
 end
 run_out({})
-settle(tonumber(ARGV[3]))
+settle(ARGV[3])
 save()
 return 'OK'

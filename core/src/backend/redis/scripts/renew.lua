@@ -7,18 +7,18 @@ local spared, answers = {}, {}
 for at = 5, #ARGV do
     spared[ARGV[at]] = true
 end
-raise(tonumber(ARGV[3]))
+raise(ARGV[3])
 run_out(spared)
-settle(tonumber(ARGV[3]))
+settle(ARGV[3])
 for at = 5, #ARGV do
     local held = holder(ARGV[at])
     if held then
         held.inbox = ARGV[2]
         held.token = ARGV[4] ~= '' and ARGV[4] or held.token
         extend(held, held.ttl)
-        table.insert(answers, holds(held))
+        table.insert(answers, 'granted ' .. holds(held))
     else
-        table.insert(answers, { 'gone', number(now) })
+        table.insert(answers, 'gone ' .. number(now))
     end
 end
 save()
