@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use windlass::{ErrorKind, Locker};
 use windlass_tests::{
     processes::until,
@@ -52,6 +53,32 @@ fn no_memory_of(release: Release) {
     block_on(acquire(&ours, "new").release()).unwrap();
     block_on(kept.release()).unwrap();
     nothing_is_left_in(&redis, 0);
+}
+
+/// What is written of a lock does not depend on how it was taken, also where something in it has to be escaped.
+#[test]
+fn a_lock_looks_the_same_however_it_was_taken() {
+    let redis = fresh();
+    let ours = locker(&format!("{}?prefix=a%22%5Cb:", redis.url(0)));
+    let seen = || {
+        let text = redis.ask(&["GET", "a\"\\b:lock"]);
+        let mut lock: Value = serde_json::from_str(text.text().strip_prefix("windlass ").unwrap()).unwrap();
+        for differs in ["id", "token", "since", "ends"] {
+            let value = &mut lock["holders"][0][differs];
+            assert!(value.is_string() || value.is_u64(), "{differs}: {value}");
+            *value = value.is_string().into();
+        }
+        lock
+    };
+    let guard = acquire(&ours, "lock");
+    let free = seen();
+    thread::scope(|scope| {
+        let waiting = waits(scope, ours.lock("lock"));
+        block_on(guard.release()).unwrap();
+        let next = waiting.join().unwrap();
+        assert_eq!(seen(), free);
+        block_on(next.release()).unwrap();
+    });
 }
 
 /// A server that may not write because it cannot save refuses, and says why.
