@@ -126,16 +126,21 @@ fn grants_that_replicas_have() {
 fn grants_after_a_moment_that_replicas_have() {
     let pair = Pair::new();
     let url = format!("{}?min_replicas=1", pair.url());
-    let (ours, other) = (locker_with(&url, 5 * TTL), locker(&pair.url()));
-    block_on(acquire(&ours, "before").release()).unwrap();
+    let (ours, other, third) = (locker_with(&url, 5 * TTL), locker(&pair.url()), locker(&url));
+    for ours in [&ours, &third] {
+        block_on(acquire(ours, "before").release()).unwrap();
+    }
     let guard = acquire(&other, "lock");
     thread::scope(|scope| {
         let waiting = scope.spawn(|| block_on(ours.lock("lock").timeout(TTL)).unwrap_err());
         until("it to wait", || block_on(other.list("lock")).unwrap()[0].waiters.len() == 1);
+        // The replica says so that it has the place in line, too.
+        let heard = acquire(&third, "heard");
         pair.link.hold_up();
         block_on(guard.release()).unwrap();
         let error = waiting.join().unwrap();
         assert!(error.to_string().contains("min_replicas"), "{error}");
+        block_on(heard.release()).unwrap();
     });
     block_on(acquire(&other, "lock").release()).unwrap();
     pair.link.let_go();
