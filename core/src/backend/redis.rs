@@ -4,9 +4,10 @@
 //! - **A lock** is the key that others `SET NX` too, as long as somebody holds it: so it excludes redis-py's `Lock` and its kin, and
 //!   is excluded by them. Who waits is kept beside it. An idle lock leaves nothing but its share in the last fencing token.
 //! - **A release** hands the lock to the next in line in the same step, and tells only it ([`hub`]). The new holder has two seconds
-//!   to say that it knows (R16): that renews its lease, whose term counts from that request (R1). One that has looked half a second ago
-//!   or less, and whose connection stands, is let in as one that lives: it is told its whole grant, and holds at once. Its term counts from that look, for the lock was
-//!   handed over later; which look that was it is told too, so that no message of before can be taken for it.
+//!   to say that it knows (R16): that renews its lease, whose term counts from that request (R1). One that has looked half a
+//!   second ago or less, and whose connection stands, is let in as one that lives: it is told its whole grant, and holds at once. Its
+//!   term counts from that look, for the lock was handed over later; which look that was it is told too, so that no message of before
+//!   can be taken for it.
 //! - **Time** is Redis's. A holder that is gone loses the lock by its TTL, a waiter its place some seconds after its last
 //!   look, so that a Redis that is away for a moment costs nobody a place. Nothing happens in Redis when that time comes: the next
 //!   in line looks then. What a clock does that is set, Redis does; see the docs.

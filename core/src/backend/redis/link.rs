@@ -74,10 +74,10 @@ pub(super) struct Link {
     looks: AtomicU64,
 }
 
-/// A question of one who waits.
+/// When a claim was asked for, and which time that was.
 #[derive(Clone, Copy)]
 pub(super) struct Look {
-    /// No other one has it at this inbox.
+    /// No other one has it that is told at this inbox.
     pub(super) number: u64,
     pub(super) sent: Moment,
 }
@@ -138,7 +138,7 @@ impl Link {
         Look { number: self.looks.fetch_add(1, Ordering::Relaxed), sent: self.rt.now() }
     }
 
-    /// What one was granted, if it is known without another look: it was let in as one that lives after this one, which was a moment ago.
+    /// What one was granted, if it is known without another look: it was let in as one that lives after this one, a moment ago.
     pub(super) fn let_in(&self, waiter: &Rope, looked: Look) -> Option<Granted> {
         let granted = self.hub.let_in(waiter, looked.number)?;
         let term = Term { counted_from: looked.sent, ttl: granted.ttl };

@@ -23,7 +23,7 @@ local function millis(time)
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Tokens stay the texts that they come as and are kept as: to make numbers of them takes longer than all else that is done with them.
+-- Tokens stay the texts that they come as and are kept as, which is quicker than to make numbers of them and texts again.
 local function less(one, other)
     return #one < #other or #one == #other and one < other
 end
