@@ -12,7 +12,8 @@
 //!   look, so that a Redis that is away for a moment costs nobody a place. Nothing happens in Redis when that time comes: the next
 //!   in line looks then. What a clock does that is set, Redis does; see the docs.
 //! - **A request comes twice, or its answer is lost**: the claim id says that it is the same (R11). What calls off one that
-//!   is under way waits for its answer; where there is none, it is kept out for as long as it may come late (R12).
+//!   is under way waits for its answer; where there is none, it is kept out for as long as it may come late (R12). A change of the
+//!   mode has a number for that, and is not obeyed after a later one.
 //! - **A token** is greater than the last one and than Redis's clock in microseconds, and than those that this client has seen: so
 //!   it grows also where Redis has lost what it wrote last, by a fail-over or without its disk.
 
@@ -71,13 +72,18 @@ const TOGETHER: usize = 200;
 #[derive(Debug)]
 pub struct RedisBackend {
     link: Arc<Link>,
+    /// Where replicas are waited for, so that nothing else has to; none where they are not.
+    replicas: Option<Arc<Link>>,
 }
 
 /// Opens the place that an address leads to.
 pub(crate) fn open(address: Address, rt: Arc<dyn Runtime>) -> Result<Arc<dyn Backend>> {
     Ok(match address.redlock() {
         Some(hosts) => Arc::new(Redlock::new(&address, hosts, rt)?),
-        None => Arc::new(RedisBackend { link: Link::new(address, rt)? }),
+        None => {
+            let replicas = (address.min_replicas > 0).then(|| Link::new(address.clone(), rt.clone()));
+            Arc::new(RedisBackend { link: Link::new(address, rt)?, replicas: replicas.transpose()? })
+        }
     })
 }
 
@@ -115,7 +121,10 @@ impl RedisBackend {
     async fn taken(&self, claim: &Claim, reply: Reply, sent: Moment) -> Result<Option<Grant>> {
         match reply {
             Reply::Granted(granted) => {
-                self.replicated(claim).await?;
+                if let Some(error) = self.too_few_replicas(claim).await? {
+                    self.end(std::slice::from_ref(claim)).await?;
+                    return Err(error);
+                }
                 Ok(Some(self.hold(claim, &granted, sent)))
             }
             Reply::Busy => Ok(None),
@@ -128,19 +137,18 @@ impl RedisBackend {
         granted.grant(sent)
     }
 
-    /// A grant that too few replicas have is given back.
-    async fn replicated(&self, claim: &Claim) -> Result<()> {
-        let wanted = self.link.min_replicas();
-        if wanted == 0 {
-            return Ok(());
-        }
-        let have = self.link.replicated(wanted).await?;
-        if have >= wanted {
-            return Ok(());
-        }
-        self.end(std::slice::from_ref(claim)).await?;
-        let message = format!("{have} of the {wanted} replicas that min_replicas wants have the grant");
-        Err(Error::new(ErrorKind::Unavailable, message))
+    /// That a grant does not count, for too few replicas have it.
+    async fn too_few_replicas(&self, claim: &Claim) -> Result<Option<Error>> {
+        let Some(replicas) = &self.replicas else { return Ok(None) };
+        let wanted = replicas.min_replicas();
+        let have = replicas.replicated(self.renewal(&claim.name, &[claim.id]), wanted).await?;
+        let message = || format!("{have} of the {wanted} replicas that min_replicas wants have the grant");
+        Ok((have < wanted).then(|| Error::new(ErrorKind::Unavailable, message())))
+    }
+
+    fn renewal(&self, name: &Name, ids: &[ClaimId]) -> Call {
+        let hexes: Vec<String> = ids.iter().copied().map(hex).collect();
+        self.link.call(&RENEW, name, (&self.link.inbox, self.floor(), "", hexes))
     }
 
     /// The claims of each lock.
@@ -161,10 +169,10 @@ impl RedisBackend {
     async fn renewed(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
         let sent = self.link.rt.now();
         let names = Self::by_name(claims);
+        let known = claims.iter().filter_map(|claim| Some((claim.id, self.link.hub.token(claim.id)?)));
+        let known: BTreeMap<ClaimId, u64> = known.collect();
         let asked = names.iter().map(|(name, ids)| {
-            let hexes: Vec<String> = ids.iter().copied().map(hex).collect();
-            let args = (&self.link.inbox, self.floor(), "", hexes);
-            let answer = self.link.run::<Vec<Reply>>(self.link.call(&RENEW, name, args));
+            let answer = self.link.run::<Vec<Reply>>(self.renewal(name, ids));
             // A part of a cluster that hangs must not hold up the claims of the others.
             let limit = ids.iter().filter_map(|id| self.link.hub.ttl(*id)).min();
             let limit = limit.map(|ttl| ttl / RENEWED_WITHIN);
@@ -184,6 +192,11 @@ impl RedisBackend {
                 let renewal = match &answers {
                     Err(error) => Renewal::Unknown(error.clone()),
                     Ok(answers) => match answers.get(at) {
+                        // Redis has lost an upgrade, and may have let in others since.
+                        Some(Reply::Granted(granted)) if known.get(&id) > Some(&granted.token) => {
+                            drop(end(&self.link, name, vec![id], self.floor()));
+                            Renewal::Lost(LostReason::ForceReleased)
+                        }
                         Some(Reply::Granted(granted)) => Renewal::Renewed(self.hold(&claim, granted, sent)),
                         Some(Reply::Gone(now)) => match self.link.hub.let_go(id) {
                             // Before its time: somebody has deleted it, or Redis has lost it.
@@ -203,11 +216,17 @@ impl RedisBackend {
     async fn changed(&self, claim: &Claim, to: Mode) -> Result<Grant> {
         let bell = self.link.hub.bell(claim.id);
         loop {
-            let rings = bell.listen();
-            let sent = self.link.rt.now();
-            let args = (hex(claim.id), mode_words(to).0, &self.link.inbox, self.floor());
+            let (rings, look) = (bell.listen(), self.link.look());
+            let args = (hex(claim.id), mode_words(to).0, &self.link.inbox, self.floor(), look.number);
             match self.link.run(self.link.call(&CHANGE, &claim.name, args)).await? {
-                Reply::Granted(granted) => return Ok(self.hold(claim, &granted, sent)),
+                Reply::Granted(granted) => {
+                    if to == Mode::Exclusive
+                        && let Some(error) = self.too_few_replicas(claim).await?
+                    {
+                        return Err(error);
+                    }
+                    return Ok(self.hold(claim, &granted, look.sent));
+                }
                 Reply::Waiting { look_in, .. } => {
                     sleep(&self.link, rings, look_in).await;
                 }

@@ -143,6 +143,24 @@ fn a_grant_to_one_who_is_stopped_goes_on() {
     nothing_is_left_in(redis(), database);
 }
 
+/// A turn waits for whoever keeps a place for as long as it is kept, and not for the TTL.
+#[test]
+fn a_place_is_kept_no_longer_than_told() {
+    let redis = fresh();
+    let ours = locker_with(&redis.url(0), 15 * TTL);
+    let guard = acquire(&ours, "lock");
+    let error = block_on(ours.lock("lock").timeout(TTL / 20).keep_place(TTL)).unwrap_err();
+    assert!(error.ticket().is_some(), "{error}");
+    thread::scope(|scope| {
+        let behind = waits(scope, ours.lock("lock"));
+        block_on(guard.release()).unwrap();
+        let released = Instant::now();
+        block_on(behind.join().unwrap().release()).unwrap();
+        assert!(released.elapsed() < 5 * TTL, "after {:?}", released.elapsed());
+    });
+    nothing_is_left_in(&redis, 0);
+}
+
 /// A child of `fork` uses the same lock by itself, and takes nothing from its parent.
 #[test]
 fn a_fork_is_another_client() {

@@ -11,10 +11,13 @@ use windlass_tests::{
     adversity::{self, Net},
     crowd::Crowd,
     place::PATIENCE,
+    processes::until,
     proxy::{Faults, Proxy},
 };
 
-use super::{LATELY, SLACK, TTL, acquire, block_on, locker, next, of_locks, redis, waits};
+use super::{
+    LATELY, SLACK, TTL, acquire, block_on, fresh, locker, next, nothing_is_left_in, of_locks, redis, waits,
+};
 
 fn net() -> Net {
     let (proxy, database) = (Proxy::before(redis().address()), next());
@@ -89,6 +92,33 @@ fn cut_off_waiters_are_passed_over() {
             });
         }
     });
+}
+
+/// An upgrade that was called off, and comes once more behind that, as from a connection that was given up, changes nothing.
+#[test]
+fn a_change_that_comes_late_is_not_obeyed() {
+    let redis = fresh();
+    let (ours, other) = (locker(&redis.url(0)), locker(&redis.url(0)));
+    redis.set("slowlog-log-slower-than", "0");
+    redis.set("slowlog-max-len", "10000");
+    let guard = block_on(ours.lock("lock").upgradable()).unwrap();
+    let reads = block_on(other.lock("lock").shared()).unwrap();
+    assert_eq!(block_on(guard.upgrade(TTL / 4)).unwrap_err().kind(), ErrorKind::Timeout);
+    until("the upgrade to be called off", || {
+        block_on(other.lock("lock").shared().try_acquire()).unwrap().is_some()
+    });
+    let log = redis.ask(&["SLOWLOG", "GET", "10000"]);
+    // EVALSHA, script, 5, its keys, where it is told, the claim, the mode
+    let change = log.list().iter().map(|entry| entry.list()[3].texts());
+    let change = change.filter(|words| words[0] == "EVALSHA").find(|words| words[10] == "exclusive").unwrap();
+    let words: Vec<&str> = change.iter().map(String::as_str).collect();
+    assert_eq!(redis.ask(&words).text(), "over");
+    let more = block_on(other.lock("lock").shared().try_acquire()).unwrap();
+    block_on(more.expect("nobody is upgrading").release()).unwrap();
+    block_on(reads.release()).unwrap();
+    block_on(guard.upgrade(None)).unwrap();
+    block_on(guard.release()).unwrap();
+    nothing_is_left_in(&redis, 0);
 }
 
 /// A message that does not arrive costs time and no more (R18): the connection is fine, and yet whoever waits is not told.

@@ -1,6 +1,9 @@
 //! A replica that takes over: from a primary that it was in step with, and from one that it was not; led by hand, and by Sentinels.
 
-use std::{thread, time::Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use windlass::{ErrorKind, LostReason};
 use windlass_tests::{
@@ -144,6 +147,86 @@ fn grants_after_a_moment_that_replicas_have() {
     });
     block_on(acquire(&other, "lock").release()).unwrap();
     pair.link.let_go();
+    nothing_is_left_in(&pair.primary, 0);
+}
+
+/// ... also where its connection breaks while it waits for them: another one has written nothing that they would have to have.
+#[test]
+fn replicas_are_asked_by_who_has_written() {
+    let pair = Pair::new();
+    let url = format!("{}?min_replicas=1", pair.url());
+    let ours = locker_with(&url, 5 * TTL);
+    block_on(acquire(&ours, "before").release()).unwrap();
+    pair.link.hold_up();
+    thread::scope(|scope| {
+        let asks = scope.spawn(|| block_on(ours.lock("lock").timeout(TTL)).unwrap_err());
+        while !asks.is_finished() {
+            thread::sleep(Duration::from_millis(100));
+            pair.front.reset();
+        }
+        let error = asks.join().unwrap();
+        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
+    });
+    pair.link.let_go();
+    nothing_is_left_in(&pair.primary, 0);
+}
+
+/// Many that wait for a replica that does not answer are in the way of nobody who renews.
+#[test]
+fn who_waits_for_replicas_holds_up_nobody() {
+    let pair = Pair::new();
+    let ours = locker(&format!("{}?min_replicas=1", pair.url()));
+    let guard = acquire(&ours, "held");
+    pair.link.hold_up();
+    thread::scope(|scope| {
+        for n in 0..12 {
+            let lock = ours.lock(format!("lock-{n}")).timeout(2 * TTL);
+            scope.spawn(|| block_on(lock).unwrap_err());
+        }
+        let start = Instant::now();
+        while start.elapsed() < 2 * TTL {
+            guard.check().unwrap();
+            thread::sleep(TTL / 20);
+        }
+    });
+    pair.link.let_go();
+    block_on(guard.release()).unwrap();
+    nothing_is_left_in(&pair.primary, 0);
+}
+
+/// An upgrade that the new primary has not heard of is none: who made it is told, for others may read beside it.
+#[test]
+fn an_upgrade_that_is_lost_is_told() {
+    let mut pair = Pair::new();
+    let (ours, other) = (locker(&pair.url()), locker(&pair.url()));
+    let guard = block_on(ours.lock("lock").upgradable().timeout(PATIENCE)).unwrap();
+    pair.primary.until_followed_by(&pair.replica);
+    pair.link.hold_up();
+    block_on(guard.upgrade(PATIENCE)).unwrap();
+    pair.fail_over();
+    let start = Instant::now();
+    let reads = block_on(other.lock("lock").shared().timeout(PATIENCE)).unwrap();
+    assert_eq!(block_on(guard.lost()), LostReason::ForceReleased);
+    assert!(start.elapsed() < TTL, "told after {:?}", start.elapsed());
+    reads.check().unwrap();
+    block_on(reads.release()).unwrap();
+    drop(guard);
+    nothing_is_left_in(&pair.replica, 0);
+}
+
+/// ... unless it is wanted to be on a replica before it is one.
+#[test]
+fn upgrades_that_replicas_have() {
+    let pair = Pair::new();
+    let ours = locker_with(&format!("{}?min_replicas=1", pair.url()), 5 * TTL);
+    let guard = block_on(ours.lock("lock").upgradable().timeout(PATIENCE)).unwrap();
+    pair.link.hold_up();
+    let error = block_on(guard.upgrade(TTL)).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
+    guard.check().unwrap();
+    pair.link.let_go();
+    block_on(guard.upgrade(PATIENCE)).unwrap();
+    block_on(guard.release()).unwrap();
     nothing_is_left_in(&pair.primary, 0);
 }
 

@@ -61,6 +61,7 @@ struct Held {
     name: Name,
     told: bool,
     ttl: Duration,
+    token: u64,
     /// By Redis's clock, as the last answer said.
     ends: u64,
 }
@@ -196,7 +197,7 @@ impl Hub {
         self.floor.fetch_max(token, Ordering::Relaxed);
         let mut inner = self.inner();
         let told = inner.held.get(&claim.id).is_some_and(|held| held.told);
-        inner.held.insert(claim.id, Held { name: claim.name.clone(), told: contended, ttl, ends });
+        inner.held.insert(claim.id, Held { name: claim.name.clone(), told: contended, ttl, token, ends });
         if contended && !told {
             self.push(inner, News { claim: claim.clone(), what: Happening::Contended });
         }
@@ -209,6 +210,10 @@ impl Hub {
 
     pub(super) fn ttl(&self, id: ClaimId) -> Option<Duration> {
         self.inner().held.get(&id).map(|held| held.ttl)
+    }
+
+    pub(super) fn token(&self, id: ClaimId) -> Option<u64> {
+        self.inner().held.get(&id).map(|held| held.token)
     }
 
     pub(super) fn floor(&self) -> u64 {

@@ -193,23 +193,23 @@ impl Link {
         call: Call,
         end: impl FnOnce(Option<Moment>) + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
-        let request = move |mut connection| {
+        let request = move |connection| {
             let call = call.clone();
-            async move {
-                match &mut connection {
-                    Connection::One(connection) => call.send(connection).await,
-                    Connection::Cluster(connection) => call.send(connection.as_mut()).await,
-                }
-            }
+            async move { send(&call, connection).await }
         };
         self.ask_then(request, end)
     }
 
-    /// How many replicas have all that was written before, or `wanted` as soon as there are so many.
-    pub(super) fn replicated(self: &Arc<Self>, wanted: u32) -> BoxFuture<'static, Result<u32>> {
+    /// How many replicas have what this writes, and all that was written before, or `wanted` as soon as there are so many. Redis
+    /// counts what the connection has written that asks.
+    pub(super) fn replicated(self: &Arc<Self>, call: Call, wanted: u32) -> BoxFuture<'static, Result<u32>> {
         let within = u64::try_from(REPLICATED_WITHIN.as_millis()).unwrap_or(u64::MAX);
-        self.ask(move |connection| {
-            at(connection, None, redis::cmd("WAIT").arg(wanted).arg(within).to_owned())
+        self.ask(move |connection: Connection| {
+            let call = call.clone();
+            async move {
+                send::<Value>(&call, connection.clone()).await?;
+                at(connection, None, redis::cmd("WAIT").arg(wanted).arg(within).to_owned()).await
+            }
         })
     }
 
@@ -324,7 +324,9 @@ impl Link {
         }
         *current = None;
         let turn = left + 1;
-        let connection = match within(&self.rt, Some(ANSWER_WITHIN), pin!(self.open(turn))).await {
+        // It is large and rare: no request has room for it.
+        let opening = Box::pin(self.open(turn));
+        let connection = match within(&self.rt, Some(ANSWER_WITHIN), opening).await {
             Some(connection) => connection.map_err(|trouble| trouble.error)?,
             None => return Err(Trouble::silent().error),
         };
@@ -595,6 +597,13 @@ async fn servers(connection: Connection) -> RedisResult<Vec<Option<(String, u16)
         }
     }
     Ok(servers)
+}
+
+async fn send<T: FromRedisValue>(call: &Call, mut connection: Connection) -> RedisResult<T> {
+    match &mut connection {
+        Connection::One(connection) => call.send(connection).await,
+        Connection::Cluster(connection) => call.send(connection.as_mut()).await,
+    }
 }
 
 /// Asks this server of the cluster, or the one that there is.

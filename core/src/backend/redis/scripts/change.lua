@@ -1,7 +1,7 @@
 -- Changes the mode of a holder in place.
 --
--- ARGV[2..]  id, new mode, inbox, token floor
--- Answers as acquire.lua does, `refused MODE` with the mode that cannot become the new one, or `gone NOW`.
+-- ARGV[2..]  id, new mode, inbox, token floor, a number that grows from change to change of this inbox
+-- Answers as acquire.lua does, `over` if it comes after a later one, `refused MODE` with the mode that cannot become the new one, or `gone NOW`.
 
 local id, to, floor = ARGV[2], ARGV[3], ARGV[5]
 run_out({ [id] = true })
@@ -11,7 +11,13 @@ if not held then
     save()
     return 'gone ' .. number(now)
 end
-held.inbox = ARGV[4]
+local inbox, change = ARGV[4], tonumber(ARGV[6])
+if held.changed_by == inbox and held.change > change then
+    -- It comes late: who asked for it has asked for something else since.
+    save()
+    return 'over'
+end
+held.inbox, held.changed_by, held.change = inbox, inbox, change
 local from = held.mode
 if from == 'upgradable' and to == 'exclusive' then
     extend(held, held.ttl)

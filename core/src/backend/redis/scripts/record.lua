@@ -208,10 +208,10 @@ local function settle(floor)
             leave(id)
         elseif admits(head.mode, head.limit) then
             leave(id)
-            local lives = now - (head.looked or 0) < LATELY and hears(head)
-            -- Whoever keeps a place takes it up when it comes back.
-            local waits_for_it = lives or head.keep > 0
-            local held = hold(head, waits_for_it and head.ttl or math.min(head.ttl, TAKEN_UP_WITHIN), floor)
+            -- Whoever keeps a place may be gone for as long as it is kept, and takes it up when it comes back.
+            local keeps = head.keep > 0 and head.alive - now or 0
+            local lives = head.keep == 0 and now - (head.looked or 0) < LATELY and hears(head)
+            local held = hold(head, lives and head.ttl or math.min(head.ttl, math.max(keeps, TAKEN_UP_WITHIN)), floor)
             table.insert(let_in, { held = held, look = lives and head.look })
         else
             break
