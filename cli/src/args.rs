@@ -208,7 +208,7 @@ pub(crate) struct Serve {
     pub(crate) data_dir: Option<PathBuf>,
 
     /// Keep the locks in this store instead, which any number of servers may share: those of a namespace are at
-    /// URL/NAMESPACE; the server then keeps nothing itself
+    /// URL/NAMESPACE (in Redis ?namespace=NAMESPACE); the server then keeps nothing itself
     #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "ephemeral"])]
     pub(crate) store: Option<String>,
 
@@ -374,7 +374,7 @@ Environment:
   WINDLASS_URL         where the locks live, unless --url says it
   WINDLASS_TOKEN       what proves to a lock server who one is
   WINDLASS_TOKEN_FILE  a file that it is in, read again whenever the server refuses it
-  WINDLASS_PASSWORD    that of the user whom an etcd URL names
+  WINDLASS_PASSWORD    that of the user whom an etcd or Redis URL names
 
 Exit status:
   0   done
@@ -399,7 +399,9 @@ const RUN_LONG_AFTER: &str = concat!(
 Environment:
   WINDLASS_URL            where the locks live, unless --url says it
   WINDLASS_TOKEN          what proves to a lock server who one is
-  WINDLASS_PASSWORD       that of the user whom an etcd URL names
+  WINDLASS_TOKEN_FILE     a file that it is in, read again whenever the
+                          server refuses it
+  WINDLASS_PASSWORD       that of the user whom an etcd or Redis URL names
   SHELL                   what runs the text of -c
 
 Environment of CMD:

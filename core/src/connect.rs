@@ -18,10 +18,10 @@ use crate::{
 /// | `memory:` or `memory:NAME` | the memory of this process |
 /// | `etcd://H1,H2,H3/PREFIX`, `etcds://…` with TLS | etcd; `USER:PASSWORD@` before the hosts, or the password in `$WINDLASS_PASSWORD`; `?ca=FILE`, `?cert=FILE&key=FILE`; `?raw_names=true` for prefixes shared with others |
 /// | `file:///DIR` | files of this machine; `?names=murmur3` for lockgate's old file names |
-/// | `http://HOST:PORT/NAMESPACE`, `https://…` | a Windlass server, with the token in `$WINDLASS_TOKEN`; `?ca=FILE` trusts its certificates besides the system's, `?cert=FILE` shows ours |
-/// | `redis://HOST:PORT/DB`, `rediss://…` with TLS, `redis+unix:///PATH`, `redis+sentinel://H1,H2,H3/NAME`, `redis+cluster://H1,H2,H3`, `redis+redlock://H1,H2,H3` | Redis or Valkey; credentials and files as for etcd; `?prefix=TEXT` before the names |
+/// | `http://HOST:PORT/NAMESPACE`, `https://…` | a Windlass server, with the token in `$WINDLASS_TOKEN` or `$WINDLASS_TOKEN_FILE`; `?ca=FILE` trusts its certificates besides the system's, `?cert=FILE` shows ours |
+/// | `redis://HOST:PORT/DB`, `rediss://…` with TLS, `redis+unix:///PATH`, `redis+sentinel://H1,H2,H3/NAME`, `redis+cluster://H1,H2,H3`, `redis+redlock://H1,H2,H3` | Redis or Valkey; credentials and files as for etcd, `?tls=true`; `?prefix=TEXT` and `?namespace=TEXT` before the names; `?min_replicas=N`; `?db=N` at a socket |
 /// | `k8s://NAMESPACE/leases`, `k8s://NAMESPACE/configmaps/NAME` | a Kubernetes cluster, as `kubectl` reaches it, or a pod its own: Lease objects, or the annotations of any object, which lockgate uses, too; `?context=NAME`, `?kubeconfig=FILE`, `?create=true`, `?qps=50` |
-/// | `lockgate+http://HOST:PORT`, `lockgate+https://…` | lockgate's own server, with the same two options |
+/// | `lockgate+http://HOST:PORT`, `lockgate+https://…` | lockgate's own server; `?ca=FILE` and `?cert=FILE` as for `http:` |
 ///
 /// Every URL takes `?ttl=15s` (or `1500ms`, `2m`) and `?owner=TEXT`.
 ///
@@ -324,10 +324,29 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
                 Ok(Arc::new(LockgateBackend::new(&url, transport, rt.clone())?))
             }))
         }
-        other => {
-            Err(invalid(&format!("\"{other}:\" is not a known place for locks: use {}", SCHEMES.join(", "))))
-        }
+        other => Err(invalid(&match feature_of(other) {
+            Some(feature) => {
+                format!("\"{other}:\" is not in this build: the feature `{feature}` of the crate brings it")
+            }
+            None => format!("\"{other}:\" is not a known place for locks: use {}", SCHEMES.join(", ")),
+        })),
     }
+}
+
+/// With which feature a program for an operating system knows this scheme.
+fn feature_of(scheme: &str) -> Option<&'static str> {
+    if cfg!(target_family = "wasm") {
+        return None;
+    }
+    Some(match scheme.split('+').next()? {
+        "etcd" | "etcds" => "etcd",
+        "file" => "file",
+        "http" | "https" => "http",
+        "k8s" => "kubernetes",
+        "lockgate" => "lockgate",
+        "redis" | "rediss" => "redis",
+        _ => return None,
+    })
 }
 
 /// What the environment says.
@@ -567,6 +586,17 @@ fn invalid(message: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_place_has_its_feature() {
+        for known in SCHEMES.iter().filter(|known| **known != "memory:") {
+            let scheme = known.split_once(':').unwrap().0.replace("(s)", "");
+            for scheme in [scheme.clone(), format!("{scheme}+unix")] {
+                assert!(feature_of(&scheme).is_some(), "{scheme}");
+            }
+        }
+        assert_eq!(feature_of("memory"), None);
+    }
 
     #[test]
     fn durations_as_people_write_them() {

@@ -33,7 +33,7 @@ use super::{
     address::{Address, Place, SENTINEL_PORT, split},
     hub::{Hub, Rope},
     keys::Keys,
-    reply::Granted,
+    reply::{Granted, Reply},
     scripts::{Call, Code},
     trouble::Trouble,
 };
@@ -200,14 +200,21 @@ impl Link {
         self.ask_then(request, end)
     }
 
-    /// How many replicas have what this writes, and all that was written before, or `wanted` as soon as there are so many. Redis
-    /// counts what the connection has written that asks.
-    pub(super) fn replicated(self: &Arc<Self>, call: Call, wanted: u32) -> BoxFuture<'static, Result<u32>> {
+    /// How many replicas have what was written of a claim, or `wanted` as soon as there are so many. Redis counts for who has
+    /// written: so the claim is renewed first; a server that knows nothing of it, for it has been a replica itself, has none.
+    pub(super) fn replicated(
+        self: &Arc<Self>,
+        renewal: Call,
+        wanted: u32,
+    ) -> BoxFuture<'static, Result<u32>> {
         let within = u64::try_from(REPLICATED_WITHIN.as_millis()).unwrap_or(u64::MAX);
         self.ask(move |connection: Connection| {
-            let call = call.clone();
+            let renewal = renewal.clone();
             async move {
-                send::<Value>(&call, connection.clone()).await?;
+                let renewed: Vec<Reply> = send(&renewal, connection.clone()).await?;
+                if !matches!(renewed[..], [Reply::Granted(_)]) {
+                    return Ok(0);
+                }
                 at(connection, None, redis::cmd("WAIT").arg(wanted).arg(within).to_owned()).await
             }
         })
