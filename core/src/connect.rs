@@ -11,6 +11,10 @@ use crate::{
     transport::TokenSource,
 };
 
+mod schemes;
+
+use schemes::{SCHEMES, feature_of};
+
 /// Connects to where locks live.
 ///
 /// | URL | where |
@@ -333,22 +337,6 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
     }
 }
 
-/// With which feature a program for an operating system knows this scheme.
-fn feature_of(scheme: &str) -> Option<&'static str> {
-    if cfg!(target_family = "wasm") {
-        return None;
-    }
-    Some(match scheme.split('+').next()? {
-        "etcd" | "etcds" => "etcd",
-        "file" => "file",
-        "http" | "https" => "http",
-        "k8s" => "kubernetes",
-        "lockgate" => "lockgate",
-        "redis" | "rediss" => "redis",
-        _ => return None,
-    })
-}
-
 /// What the environment says.
 #[cfg(all(feature = "http", not(target_family = "wasm")))]
 fn token_of_this_process() -> Result<Option<TokenSource>> {
@@ -357,24 +345,6 @@ fn token_of_this_process() -> Result<Option<TokenSource>> {
     }
     Ok(from_environment("WINDLASS_TOKEN_FILE")?.map(TokenSource::file))
 }
-
-/// The schemes that this build knows.
-const SCHEMES: &[&str] = &[
-    #[cfg(not(all(feature = "http", target_family = "wasm")))]
-    "memory:",
-    #[cfg(all(feature = "etcd", not(target_family = "wasm")))]
-    "etcd(s)://H1,H2,H3/PREFIX",
-    #[cfg(all(feature = "file", not(target_family = "wasm")))]
-    "file:///DIR",
-    #[cfg(all(feature = "redis", not(target_family = "wasm")))]
-    "redis(s)://HOST:PORT/DB",
-    #[cfg(feature = "http")]
-    "http(s)://HOST:PORT/NAMESPACE",
-    #[cfg(all(feature = "kubernetes", not(target_family = "wasm")))]
-    "k8s://NAMESPACE/leases or k8s://NAMESPACE/RESOURCE/NAME",
-    #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
-    "lockgate+http(s)://HOST:PORT",
-];
 
 /// What the options of a URL say of TLS.
 #[cfg(all(feature = "http", not(target_family = "wasm")))]
@@ -586,17 +556,6 @@ fn invalid(message: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_place_has_its_feature() {
-        for known in SCHEMES.iter().filter(|known| **known != "memory:") {
-            let scheme = known.split_once(':').unwrap().0.replace("(s)", "");
-            for scheme in [scheme.clone(), format!("{scheme}+unix")] {
-                assert!(feature_of(&scheme).is_some(), "{scheme}");
-            }
-        }
-        assert_eq!(feature_of("memory"), None);
-    }
 
     #[test]
     fn durations_as_people_write_them() {

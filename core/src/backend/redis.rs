@@ -41,6 +41,7 @@ use crate::{
 };
 
 pub(crate) mod address;
+mod connection;
 mod hub;
 mod keys;
 mod link;

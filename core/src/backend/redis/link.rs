@@ -18,19 +18,17 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind as Kind,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind as Kind,
     FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError,
     RedisResult, ServerErrorKind, TlsCertificates, ToRedisArgs, Value,
-    aio::MultiplexedConnection,
     cluster::{ClusterClient, ClusterClientBuilder},
-    cluster_async::ClusterConnection,
-    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
     io::tcp::TcpSettings,
 };
 use tokio::sync::Mutex;
 
 use super::{
     address::{Address, Place, SENTINEL_PORT, split},
+    connection::Connection,
     hub::{Hub, Rope},
     keys::Keys,
     reply::{Granted, Reply},
@@ -80,12 +78,6 @@ pub(super) struct Look {
     /// No other one has it that is told at this inbox.
     pub(super) number: u64,
     pub(super) sent: Moment,
-}
-
-#[derive(Clone)]
-enum Connection {
-    One(MultiplexedConnection),
-    Cluster(Box<ClusterConnection>),
 }
 
 impl fmt::Debug for Link {
@@ -193,9 +185,9 @@ impl Link {
         call: Call,
         end: impl FnOnce(Option<Moment>) + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
-        let request = move |connection| {
+        let request = move |connection: Connection| {
             let call = call.clone();
-            async move { send(&call, connection).await }
+            async move { connection.run(&call).await }
         };
         self.ask_then(request, end)
     }
@@ -211,29 +203,29 @@ impl Link {
         self.ask(move |connection: Connection| {
             let renewal = renewal.clone();
             async move {
-                let renewed: Vec<Reply> = send(&renewal, connection.clone()).await?;
+                let renewed: Vec<Reply> = connection.clone().run(&renewal).await?;
                 if !matches!(renewed[..], [Reply::Granted(_)]) {
                     return Ok(0);
                 }
-                at(connection, None, redis::cmd("WAIT").arg(wanted).arg(within).to_owned()).await
+                connection.at(None, redis::cmd("WAIT").arg(wanted).arg(within).to_owned()).await
             }
         })
     }
 
     /// The keys of this pattern that hold texts, of all servers.
     pub(super) async fn scan(self: &Arc<Self>, pattern: String) -> Result<Vec<String>> {
-        let servers = self.ask(|connection| async move { servers(connection).await }).await?;
+        let servers = self.ask(Connection::servers).await?;
         let mut found = Vec::new();
         for server in servers {
             let mut cursor = 0_u64;
             loop {
                 let (pattern, server) = (pattern.clone(), server.clone());
                 let (next, keys): (u64, Vec<Vec<u8>>) = self
-                    .ask(move |connection| {
+                    .ask(move |connection: Connection| {
                         let mut scan = redis::cmd("SCAN");
                         scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
                         scan.arg("TYPE").arg("string");
-                        at(connection, server.clone(), scan)
+                        connection.at(server.clone(), scan)
                     })
                     .await?;
                 found.extend(keys.into_iter().filter_map(|key| String::from_utf8(key).ok()));
@@ -249,7 +241,7 @@ impl Link {
     /// From now on what changes is told to the hub.
     pub(super) async fn watch(self: &Arc<Self>) -> Result<()> {
         let channel = self.keys.changes().to_owned();
-        self.ask(move |connection| subscribe(connection, channel.clone())).await
+        self.ask(move |connection: Connection| connection.subscribe(channel.clone())).await
     }
 
     fn ask<T, F>(
@@ -397,9 +389,9 @@ impl Link {
     }
 
     async fn hear_on(&self, connection: Connection) -> RedisResult<()> {
-        subscribe(connection.clone(), self.inbox.clone()).await?;
+        connection.clone().subscribe(self.inbox.clone()).await?;
         if self.hub.is_watched() {
-            subscribe(connection, self.keys.changes().to_owned()).await?;
+            connection.subscribe(self.keys.changes().to_owned()).await?;
         }
         Ok(())
     }
@@ -576,55 +568,4 @@ impl Link {
 /// What is small is not held back until what was sent before has arrived.
 fn at_once() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
-}
-
-async fn subscribe(connection: Connection, channel: String) -> RedisResult<()> {
-    match connection {
-        Connection::One(mut connection) => connection.subscribe(channel).await,
-        Connection::Cluster(mut connection) => connection.subscribe(channel).await,
-    }
-}
-
-/// The servers that have keys: of a cluster its masters.
-async fn servers(connection: Connection) -> RedisResult<Vec<Option<(String, u16)>>> {
-    let Connection::Cluster(mut connection) = connection else { return Ok(vec![None]) };
-    let slots: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(connection.as_mut()).await?;
-    let mut servers = Vec::new();
-    for slots in slots {
-        // From, to, the master, the replicas; each with more behind that than is needed here.
-        let Some(Value::Array(master)) = slots.into_iter().nth(2) else { continue };
-        let mut words = master.into_iter();
-        if let (Some(host), Some(port)) = (words.next(), words.next()) {
-            let host = String::from_redis_value(host)?;
-            // One that has never met another does not know its own name.
-            let server = if host.is_empty() { None } else { Some((host, u16::from_redis_value(port)?)) };
-            if !servers.contains(&server) {
-                servers.push(server);
-            }
-        }
-    }
-    Ok(servers)
-}
-
-async fn send<T: FromRedisValue>(call: &Call, mut connection: Connection) -> RedisResult<T> {
-    match &mut connection {
-        Connection::One(connection) => call.send(connection).await,
-        Connection::Cluster(connection) => call.send(connection.as_mut()).await,
-    }
-}
-
-/// Asks this server of the cluster, or the one that there is.
-async fn at<T: FromRedisValue>(
-    connection: Connection,
-    server: Option<(String, u16)>,
-    cmd: Cmd,
-) -> RedisResult<T> {
-    match (connection, server) {
-        (Connection::Cluster(mut connection), Some((host, port))) => {
-            let there = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
-            Ok(T::from_redis_value(connection.route_command(cmd, there).await?)?)
-        }
-        (Connection::Cluster(mut connection), None) => cmd.query_async(connection.as_mut()).await,
-        (Connection::One(mut connection), _) => cmd.query_async(&mut connection).await,
-    }
 }
