@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use windlass::{Error, ErrorKind, Locker, LostReason};
+use windlass::{Error, ErrorKind, Guard, Locker, LostReason};
 
 use crate::{
     place::{acquire, block_on, waits},
@@ -213,4 +213,36 @@ pub fn failure(url: &str, secrets: &[&str]) -> (Error, String) {
 pub fn is(error: &Error, kind: ErrorKind, says: &str) {
     assert_eq!(error.kind(), kind, "{error}");
     assert!(error.to_string().contains(says), "{error}");
+}
+
+/// Who has waited for a moment only is let in as one that lives, and asks for nothing more than its place: of a hand-over, whoever
+/// releases asks the second time. It holds for as long as others do; its guard.
+pub fn who_waits_for_a_moment_asks_once(ours: &Locker, other: &Locker, asked: impl Fn() -> u64) -> Guard {
+    let hand_over = || {
+        let guard = acquire(ours, "lock");
+        let before = asked();
+        thread::scope(|scope| {
+            let waiting = waits(scope, other.lock("lock"));
+            // Until the one that holds has heard of it.
+            thread::sleep(Duration::from_millis(100));
+            block_on(guard.release()).unwrap();
+            let next = waiting.join().unwrap();
+            (asked() - before, next)
+        })
+    };
+    let mut more = Vec::new();
+    // The first ones open watches or load scripts; on a busy machine others take more than a moment.
+    let guard = loop {
+        let (requests, guard) = hand_over();
+        if requests == 2 {
+            break guard;
+        }
+        more.push(requests);
+        assert!(more.len() < 30, "more than to stand in line and to hand on, each time: {more:?}");
+        block_on(guard.release()).unwrap();
+    };
+    thread::sleep(TTL * 2);
+    guard.check().unwrap();
+    assert!(block_on(ours.lock("lock").try_acquire()).unwrap().is_none(), "nobody else has it");
+    guard
 }

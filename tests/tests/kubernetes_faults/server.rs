@@ -9,6 +9,7 @@ use std::{
 use rustix::process::Signal;
 use windlass::ErrorKind;
 use windlass_tests::{
+    adversity,
     crowd::Crowd,
     kubernetes::Cluster,
     place::{acquire, block_on, waits},
@@ -144,32 +145,8 @@ fn who_waits_for_a_moment_takes_up_nothing() {
     let namespace = cluster.namespace();
     let url = cluster.url(&namespace);
     let (ours, other) = (locker(&url), locker(&url));
-    let hand_over = || {
-        let guard = acquire(&ours, "lock");
-        let before = requests(&cluster);
-        thread::scope(|scope| {
-            let waiting = waits(scope, other.lock("lock"));
-            // Until the one that holds has heard of it.
-            thread::sleep(Duration::from_millis(100));
-            block_on(guard.release()).unwrap();
-            let next = waiting.join().unwrap();
-            (requests(&cluster) - before, next)
-        })
-    };
-    let mut sent = Vec::new();
-    // The first ones open the watches; on a busy machine others take more than a moment.
-    let guard = loop {
-        let (requests, guard) = hand_over();
-        if requests == 2 {
-            break guard;
-        }
-        sent.push(requests);
-        assert!(sent.len() < 30, "more than to stand in line and to hand on, each time: {sent:?}");
-        block_on(guard.release()).unwrap();
-    };
-    thread::sleep(TTL * 2);
-    guard.check().unwrap();
-    assert!(block_on(ours.lock("lock").try_acquire()).unwrap().is_none(), "nobody else has it");
+    let guard = adversity::who_waits_for_a_moment_asks_once(&ours, &other, || requests(&cluster));
+    block_on(guard.release()).unwrap();
 }
 
 /// How many requests for Leases have been answered.

@@ -12,6 +12,7 @@ use std::{
 
 use windlass::{ConnectOptions, ErrorKind, LostReason};
 use windlass_tests::{
+    adversity,
     crowd::Crowd,
     processes::until,
     redis::{Cluster, Release, Server, Setup, Watched},
@@ -413,30 +414,8 @@ fn a_release_wakes_one_of_many() {
 fn who_waits_for_a_moment_asks_once() {
     let redis = fresh();
     let (ours, other) = (locker(&redis.url(0)), locker(&redis.url(0)));
-    let hand_over = || {
-        let guard = acquire(&ours, "lock");
-        let before = calls(&redis, "evalsha");
-        thread::scope(|scope| {
-            let waiting = waits(scope, other.lock("lock"));
-            block_on(guard.release()).unwrap();
-            let next = waiting.join().unwrap();
-            (calls(&redis, "evalsha") - before, next)
-        })
-    };
-    let mut asked = Vec::new();
-    // The first one loads scripts; on a busy machine others take more than a moment.
-    let guard = loop {
-        let (calls, guard) = hand_over();
-        if calls == 2 {
-            break guard;
-        }
-        asked.push(calls);
-        assert!(asked.len() < 30, "more than to stand in line and to hand on, each time: {asked:?}");
-        block_on(guard.release()).unwrap();
-    };
-    thread::sleep(TTL * 2);
-    guard.check().unwrap();
-    assert!(block_on(ours.lock("lock").try_acquire()).unwrap().is_none(), "nobody else has it");
+    let asked = || calls(&redis, "evalsha");
+    let guard = adversity::who_waits_for_a_moment_asks_once(&ours, &other, asked);
     block_on(guard.release()).unwrap();
     nothing_is_left_in(&redis, 0);
 }
