@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -43,6 +44,23 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "waited in vain for: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Sends a signal. After `SIGSTOP` nothing of the process runs any more when this returns: each of its threads stops only when it
+/// is scheduled next, on a busy machine tens of milliseconds later, and a server answers meanwhile.
+pub fn signal(pid: Pid, signal: Signal) {
+    kill_process(pid, signal).unwrap();
+    if signal == Signal::STOP {
+        let threads = PathBuf::from(format!("/proc/{}/task", pid.as_raw_nonzero()));
+        until("the threads to have stopped", || {
+            fs::read_dir(&threads).unwrap().all(|thread| is_stopped(&thread.unwrap().path().join("stat")))
+        });
+    }
+}
+
+/// `pid (name) state ...`, as proc(5) has it; there is nothing to read of a thread that has ended meanwhile.
+fn is_stopped(stat: &Path) -> bool {
+    fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") T "))
 }
 
 /// A program that is driven by lines; killed when dropped.
@@ -139,7 +157,7 @@ impl Program {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
+        self::signal(self.pid(), signal);
     }
 
     /// Waits until it has ended by itself; its exit status, `None` if it was a signal that ended it.
@@ -197,7 +215,7 @@ impl Service {
     }
 
     pub fn signal(&mut self, signal: Signal) {
-        kill_process(self.pid, signal).unwrap();
+        self::signal(self.pid, signal);
         self.stopped = signal == Signal::STOP;
     }
 

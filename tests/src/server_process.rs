@@ -9,10 +9,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
 use windlass::rt::thread;
 
-use crate::place::Folder;
+use crate::{place::Folder, processes::signal};
 
 /// A server's process, its directory or store and its address, which stay when it is killed.
 #[derive(Debug)]
@@ -65,18 +65,18 @@ impl ServerProcess {
 
     /// Asks it to end, and waits until it has.
     pub fn stop(&mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        signal(Pid::from_child(&self.child), Signal::TERM);
         assert!(self.child.wait().unwrap().success());
     }
 
     /// `SIGSTOP`: its connections stay open, and nobody answers.
     pub fn suspend(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+        signal(Pid::from_child(&self.child), Signal::STOP);
     }
 
     /// `SIGCONT`.
     pub fn go_on(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+        signal(Pid::from_child(&self.child), Signal::CONT);
     }
 
     /// With the same directory at the same address.

@@ -46,9 +46,12 @@ fn that_is_stopped_keeps_nobody_out() {
     let mut stopped = place.start_run("a", &["--owner", "zed"], "true");
     place.until_waiting("a", 1);
     stopped.signal(Signal::SIGSTOP);
-    until("it has stopped", || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", stopped.pid())).unwrap();
-        stat.contains(") T ")
+    until("its threads have stopped", || {
+        let mut threads = std::fs::read_dir(format!("/proc/{}/task", stopped.pid())).unwrap();
+        threads.all(|thread| {
+            std::fs::read_to_string(thread.unwrap().path().join("stat"))
+                .is_ok_and(|stat| stat.contains(") T "))
+        })
     });
     holder.tell();
     assert_eq!(holder.wait(), 0);
