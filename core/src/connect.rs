@@ -13,7 +13,7 @@ use crate::{
 
 mod schemes;
 
-use schemes::{SCHEMES, feature_of};
+use schemes::{feature_of, forms};
 
 /// Connects to where locks live.
 ///
@@ -332,7 +332,7 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
             Some(feature) => {
                 format!("\"{other}:\" is not in this build: the feature `{feature}` of the crate brings it")
             }
-            None => format!("\"{other}:\" is not a known place for locks: use {}", SCHEMES.join(", ")),
+            None => format!("\"{other}:\" is not a known place for locks: use {}", forms()),
         })),
     }
 }
@@ -388,7 +388,7 @@ impl Address {
             return Err(invalid(&format!(
                 "\"{}\" is not a URL: use {}",
                 url.chars().take(40).collect::<String>().escape_debug(),
-                SCHEMES.join(", ")
+                forms()
             )));
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));

@@ -1,37 +1,64 @@
 //! What a URL may begin with.
 
-/// The schemes that this build knows.
-pub(super) const SCHEMES: &[&str] = &[
-    #[cfg(not(all(feature = "http", target_family = "wasm")))]
-    "memory:",
-    #[cfg(all(feature = "etcd", not(target_family = "wasm")))]
-    "etcd(s)://H1,H2,H3/PREFIX",
-    #[cfg(all(feature = "file", not(target_family = "wasm")))]
-    "file:///DIR",
-    #[cfg(all(feature = "redis", not(target_family = "wasm")))]
-    "redis(s)://HOST:PORT/DB",
-    #[cfg(feature = "http")]
-    "http(s)://HOST:PORT/NAMESPACE",
-    #[cfg(all(feature = "kubernetes", not(target_family = "wasm")))]
-    "k8s://NAMESPACE/leases or k8s://NAMESPACE/RESOURCE/NAME",
-    #[cfg(all(feature = "lockgate", not(target_family = "wasm")))]
-    "lockgate+http(s)://HOST:PORT",
+/// A place for locks, as its URLs are written.
+struct Place {
+    /// `(s)` stands for: with TLS, too.
+    form: &'static str,
+    /// The feature that brings it to a program for an operating system.
+    feature: Option<&'static str>,
+    is_here: bool,
+}
+
+const fn native(form: &'static str, feature: &'static str, is_on: bool) -> Place {
+    Place { form, feature: Some(feature), is_here: is_on && cfg!(not(target_family = "wasm")) }
+}
+
+const PLACES: [Place; 7] = [
+    // A package for browsers has the server's locks alone.
+    Place {
+        form: "memory:",
+        feature: None,
+        is_here: cfg!(not(all(feature = "http", target_family = "wasm"))),
+    },
+    native("etcd(s)://H1,H2,H3/PREFIX", "etcd", cfg!(feature = "etcd")),
+    native("file:///DIR", "file", cfg!(feature = "file")),
+    native("redis(s)://HOST:PORT/DB", "redis", cfg!(feature = "redis")),
+    Place { form: "http(s)://HOST:PORT/NAMESPACE", feature: Some("http"), is_here: cfg!(feature = "http") },
+    native(
+        "k8s://NAMESPACE/leases or k8s://NAMESPACE/RESOURCE/NAME",
+        "kubernetes",
+        cfg!(feature = "kubernetes"),
+    ),
+    native("lockgate+http(s)://HOST:PORT", "lockgate", cfg!(feature = "lockgate")),
 ];
 
-/// With which feature a program for an operating system knows this scheme.
+/// The forms that this build knows.
+pub(super) fn forms() -> String {
+    let here = PLACES.iter().filter(|place| place.is_here);
+    here.map(|place| place.form).collect::<Vec<_>>().join(", ")
+}
+
+/// Which feature brings this scheme; none in WebAssembly, where the packages are built as they are.
 pub(super) fn feature_of(scheme: &str) -> Option<&'static str> {
     if cfg!(target_family = "wasm") {
         return None;
     }
-    Some(match scheme.split('+').next()? {
-        "etcd" | "etcds" => "etcd",
-        "file" => "file",
-        "http" | "https" => "http",
-        "k8s" => "kubernetes",
-        "lockgate" => "lockgate",
-        "redis" | "rediss" => "redis",
-        _ => return None,
-    })
+    PLACES.iter().find(|place| place.is_of(scheme))?.feature
+}
+
+impl Place {
+    fn is_of(&self, scheme: &str) -> bool {
+        let (ours, theirs) = (first(self.form), first(scheme));
+        match ours.strip_suffix("(s)") {
+            Some(ours) => theirs == ours || theirs.strip_suffix('s') == Some(ours),
+            None => theirs == ours,
+        }
+    }
+}
+
+/// What comes after a `+` is a way to it, or what is beyond it.
+fn first(scheme: &str) -> &str {
+    scheme.split([':', '+']).next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -39,13 +66,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_place_has_its_feature() {
-        for known in SCHEMES.iter().filter(|known| **known != "memory:") {
-            let scheme = known.split_once(':').unwrap().0.replace("(s)", "");
-            for scheme in [scheme.clone(), format!("{scheme}+unix")] {
-                assert!(feature_of(&scheme).is_some(), "{scheme}");
+    fn each_scheme_has_its_feature() {
+        for (schemes, feature) in [
+            (&["etcd", "etcds"][..], "etcd"),
+            (&["file"], "file"),
+            (
+                &["redis", "rediss", "redis+sentinel", "rediss+cluster", "redis+unix", "redis+redlock"],
+                "redis",
+            ),
+            (&["http", "https", "http+unix"], "http"),
+            (&["k8s"], "kubernetes"),
+            (&["lockgate+http", "lockgate+https"], "lockgate"),
+        ] {
+            for scheme in schemes {
+                assert_eq!(feature_of(scheme), Some(feature), "{scheme}");
             }
         }
-        assert_eq!(feature_of("memory"), None);
+        for unknown in ["memory", "memorys", "files", "k8", "redi", "httpss", "", "(s)"] {
+            assert_eq!(feature_of(unknown), None, "{unknown}");
+        }
     }
 }
