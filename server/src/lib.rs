@@ -110,7 +110,8 @@ impl Server {
         }
         let message = format!(
             "anybody who can reach {address} could take and free every lock: give the server tokens (a file of tokens, \
-             a JWT key, or an authority for clients' certificates), listen at 127.0.0.1, or let anybody in (--allow-anonymous)"
+             a JWT key, or an authority for clients' certificates), listen at 127.0.0.1, or let anybody in \
+             (--allow-anonymous)"
         );
         Err(Error::new(ErrorKind::Denied, message))
     }

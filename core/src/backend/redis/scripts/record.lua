@@ -213,6 +213,9 @@ local function settle(floor)
             local lives = head.keep == 0 and now - (head.looked or 0) < LATELY and hears(head)
             local held = hold(head, lives and head.ttl or math.min(head.ttl, math.max(keeps, TAKEN_UP_WITHIN)), floor)
             table.insert(let_in, { held = held, look = lives and head.look })
+            if head.mode == 'exclusive' then
+                break
+            end
         else
             break
         end
