@@ -95,6 +95,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// also how an upgrade under way is called off.
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant>;
 
+    /// The claim lives on in the backend, and is nobody's here: this value does not renew it or hear of it any more, unless it is
+    /// acquired by its id again. For those that renew or remember more than they are asked to.
+    fn detached(&self, _claim: &Claim) {}
+
     /// Waits for news of any claim that was granted through this backend value: lost, contended, renewed along the
     /// way. It may hold a request open for as long as a renewal can wait, and may stay pending for ever.
     async fn hear(&self) -> Result<Vec<News>>;

@@ -1,6 +1,11 @@
 //! A held lock as a value of the program.
 
-use std::{fmt, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::lock::OwnedMutexGuard;
 
@@ -162,7 +167,8 @@ impl Guard {
     /// Makes an upgradable claim exclusive, as soon as the other shared claims are gone; new ones are held back
     /// meanwhile. At most one claim is upgradable at a time, so two upgrades cannot wait for each other.
     ///
-    /// After `timeout` (`None`: no limit), or when the future is dropped, the claim is upgradable as before.
+    /// After `timeout` (`None`: no limit), or when the future is dropped, the claim is upgradable as before. While the backend is
+    /// unavailable it is asked again, for as long as the lock is held.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> windlass::Result<()> {
@@ -174,9 +180,11 @@ impl Guard {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`], [`ErrorKind::InvalidInput`] when the claim is not upgradable, [`ErrorKind::Lost`].
+    /// [`ErrorKind::Timeout`], or [`ErrorKind::Unavailable`] if the backend was that in the end; [`ErrorKind::InvalidInput`] when the
+    /// claim is not upgradable, [`ErrorKind::Lost`].
     pub async fn upgrade(&self, timeout: impl Into<Option<Duration>>) -> Result<()> {
         self.check()?;
+        let trouble = Mutex::new(None);
         let upgrading = pin!(async {
             let turn = self.held.changing.clone().lock_owned().await;
             // Whoever had the turn before may have changed it.
@@ -189,13 +197,27 @@ impl Guard {
                 }
             }
             let call_off = CallOff(Some((self, turn)));
-            change(&self.session, &self.held, Mode::Exclusive).await?;
+            let mut back_off = BackOff::default();
+            while let Err(error) = change(&self.session, &self.held, Mode::Exclusive).await {
+                self.check()?;
+                if error.kind() != ErrorKind::Unavailable {
+                    return Err(error);
+                }
+                let pause = back_off.pause(self.session.rt.jitter(), error.retry_after());
+                *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                self.session.rt.sleep(pause).await;
+            }
             call_off.settle();
             Ok(())
         });
-        within(&self.session.rt, timeout.into(), upgrading).await.unwrap_or_else(|| {
-            let message = "not upgraded within the timeout: other shared claims still hold the lock";
-            Err(self.session.explain(Error::new(ErrorKind::Timeout, message), self.name()))
+        let upgraded = within(&self.session.rt, timeout.into(), upgrading).await;
+        upgraded.unwrap_or_else(|| {
+            let (kind, why) = match trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                None => (ErrorKind::Timeout, "other shared claims still hold the lock".to_owned()),
+                Some(trouble) => (ErrorKind::Unavailable, trouble.message().to_owned()),
+            };
+            let error = Error::new(kind, format!("not upgraded within the timeout: {why}"));
+            Err(self.session.explain(error, self.name()))
         })
     }
 

@@ -118,12 +118,14 @@ pub(crate) struct BackOff {
 impl BackOff {
     const FIRST: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_secs(5);
+    /// Of a pause that is asked for: whatever a proxy says, it is worth another try.
+    const LONGEST_ASKED_FOR: Duration = Duration::from_secs(60);
 
     /// How long to wait before the next try; `random` in 0..=1.
     pub(crate) fn pause(&mut self, random: f64, retry_after: Option<Duration>) -> Duration {
         let range = Self::FIRST.saturating_mul(1 << self.tries.min(16)).min(Self::LONGEST);
         self.tries = self.tries.saturating_add(1);
-        retry_after.unwrap_or_default() + range.mul_f64(random.clamp(0.0, 1.0))
+        retry_after.unwrap_or_default().min(Self::LONGEST_ASKED_FOR) + range.mul_f64(random.clamp(0.0, 1.0))
     }
 }
 
@@ -252,6 +254,7 @@ mod tests {
             for _ in 0..tries { back_off.pause(random, None); }
             prop_assert!(back_off.pause(random, None) <= BackOff::LONGEST);
             prop_assert!(back_off.pause(random, Some(T)) >= T);
+            prop_assert!(back_off.pause(random, Some(Duration::MAX)) <= BackOff::LONGEST_ASKED_FOR + BackOff::LONGEST);
         }
     }
 }

@@ -320,6 +320,10 @@ pub struct Change {
     pub claim: ClaimRef,
     /// To which mode.
     pub to: Mode,
+    /// Grows from change to change of this client, and is the same when one is asked for again: one that comes after a later one of the
+    /// same claim is not obeyed. One without a number always is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     /// For how many milliseconds the server may hold the request open: 60,000 unless told, and at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u64>,

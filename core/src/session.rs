@@ -190,6 +190,7 @@ impl Session {
     pub(crate) fn detach(&self, held: &Held) -> Result<(), End> {
         held.finish(End::Detached)?;
         self.forget(held, self.rt.now());
+        self.backend.detached(&held.claim);
         Ok(())
     }
 

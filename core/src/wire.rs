@@ -68,6 +68,7 @@ impl Question for Change {
         let mut fields = claim(&self.claim);
         maybe(&mut fields, "client", self.client.map(hex));
         fields.push(("to".into(), mode(self.to)));
+        maybe(&mut fields, "number", self.number.map(Json::Whole));
         maybe(&mut fields, "wait_ms", self.wait_ms.map(Json::Whole));
         Json::Object(fields)
     }

@@ -44,8 +44,13 @@ async fn look_once(shared: &Shared, spaces: &Spaces, shown: &mut HashMap<String,
     }
     for name in used.into_iter().filter(|name| !shown.contains_key(name)).collect::<Vec<_>>() {
         let ask = ask(&name)?;
-        if servers.acquire(&ask, &|_| ()).await?.is_some() {
-            shown.insert(name, ask.claim());
+        match servers.acquire(&ask, &|_| ()).await {
+            Ok(granted) => shown.extend(granted.map(|_| (name, ask.claim()))),
+            Err(error) => {
+                // It may have been granted, and nobody asks for this claim again.
+                servers.release(&[ask.claim()]).await?;
+                return Err(error);
+            }
         }
     }
     let claims: Vec<Claim> = shown.values().cloned().collect();

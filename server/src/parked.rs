@@ -333,7 +333,10 @@ impl Parked {
     async fn over(&mut self) -> Result<Taken> {
         let Some(running) = &self.running else { return std::future::pending().await };
         let outcome = running.work.clone().await;
-        self.is_over();
+        // A store that was away for a moment may have the claims in its queue still: they leave unless they are asked for again.
+        if outcome.as_ref().err().map(Error::kind) != Some(ErrorKind::Unavailable) {
+            self.is_over();
+        }
         outcome
     }
 

@@ -1,6 +1,10 @@
 //! The server's own protocol: each route reads a question, asks the namespace's backend, and writes the answer.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -13,7 +17,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 use windlass::{
-    ClaimId, Owner, Result, Waiting,
+    ClaimId, Mode, Owner, Result, Waiting,
     ask::{Ask, Claim, Term},
     protocol::{
         Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Happening, Locks, MISSING,
@@ -175,16 +179,29 @@ impl Visit {
     pub(crate) async fn change(&self, asked: Change) -> Result<Acquired<Grant>, Refusal> {
         let Self { spaces, namespace, who } = self;
         let begun = spaces.now();
-        let Change { client, claim, to, wait_ms } = asked;
+        let Change { client, claim, to, number, wait_ms } = asked;
         who.changes(namespace, &claim.name, to)?;
         let space = spaces.get(namespace)?;
+        if to == Mode::Exclusive {
+            // Beside it may hold those who have not been heard of since this server's abrupt end.
+            spaces.may_grant_at_all()?;
+        }
         let view = space.client(client)?;
         let claim = Claim::from(claim);
-        let changing = view.change(&claim, to);
+        let mut changing = view.change(&claim, to);
+        let at_once = space
+            .changes
+            .in_order(&claim, client, number, Instant::now(), || (&mut changing).now_or_never())?;
+        let changed = async {
+            match at_once {
+                Some(grant) => grant,
+                None => changing.await,
+            }
+        };
         let wait = held_open_for(wait_ms).max(space.answers_within());
         tokio::select! {
             biased;
-            grant = changing => {
+            grant = changed => {
                 let grant = grant?;
                 spaces.not_sealed()?;
                 if let Err(refusal) = who.still() {

@@ -28,9 +28,11 @@ use crate::{
     store::Shared,
 };
 
+mod changes;
 mod each;
 mod released;
 
+use changes::Changes;
 use each::EachItsOwn;
 pub(crate) use released::Released;
 
@@ -48,6 +50,7 @@ pub(crate) struct Space {
     pub(crate) name: String,
     clients: Mutex<Clients>,
     pub(crate) waiters: Waiters,
+    pub(crate) changes: Changes,
     seen: Mutex<Instant>,
 }
 
@@ -82,6 +85,7 @@ impl Space {
             name: name.to_owned(),
             clients: Mutex::default(),
             waiters: Waiters::default(),
+            changes: Changes::default(),
             seen: Mutex::new(now),
         }
     }

@@ -182,7 +182,8 @@ impl Spaces {
         }
     }
 
-    fn may_grant_at_all(&self) -> Result<()> {
+    /// ... whatever its TTL.
+    pub(crate) fn may_grant_at_all(&self) -> Result<()> {
         if let Some(left) = self.grace_left() {
             let message = format!(
                 "this server was ended abruptly and waits until all earlier claims are renewed or over: {} s left",

@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass::{ConnectOptions, ErrorKind, Lock, Locker, LostReason, rt::Native};
+use windlass::{ConnectOptions, DEFAULT_TTL, ErrorKind, Lock, Locker, LostReason, rt::Native};
+use windlass_server::{Server, ServerOptions, Store, Tls};
 use windlass_tests::{
+    certificates::Authority,
     few::{CONNECTIONS, client},
-    place::{PATIENCE, block_on},
+    place::{Folder, PATIENCE, block_on},
     processes::until,
     proxy::{Faults, Proxy},
     server,
@@ -243,4 +245,32 @@ fn a_watch_that_is_not_answered_fails() {
     let watched = block_on(backend.unwrap().changes(""));
     assert_eq!(watched.err().map(|error| error.kind()), Some(ErrorKind::Unavailable));
     assert!(start.elapsed() < PATIENCE);
+}
+
+/// A network on the way has forgotten a connection over which all requests travel together: a new one is made in time.
+#[test]
+fn a_lock_outlives_a_connection_that_is_silently_dead() {
+    let folder = Folder::new();
+    let authority = Authority::new(&folder.path("certificates"));
+    let file = || authority.certificate("server").to_owned();
+    let tls = Some(Tls { certificate: file(), key: file(), client_ca: None });
+    let server = Server::with_options(Store::in_memory(), ServerOptions { tls, ..ServerOptions::default() });
+    let (address, namespace) = split(&server::namespace_of(&server::start(server.unwrap())));
+    let proxy = Proxy::before(address);
+    let url = format!("https://{}/{namespace}?ca={}", proxy.address(), authority.ca().display());
+    let locker = block_on(ConnectOptions::new().connect(&url)).unwrap();
+    let guard = block_on(locker.lock("lock")).unwrap();
+    proxy.hold_up();
+    thread::sleep(DEFAULT_TTL + TTL);
+    guard.check().unwrap();
+    block_on(guard.release()).unwrap();
+}
+
+/// It would be held for ever: by who has given it away, for as long as that holds anything.
+#[test]
+fn a_detached_claim_is_not_renewed_along_with_others() {
+    let net = net();
+    let _held = block_on(net.locker.lock("another")).unwrap();
+    drop(block_on(net.lock()).unwrap().detach().unwrap());
+    block_on(block_on(net.other.lock("lock").timeout(TTL * 5)).unwrap().release()).unwrap();
 }

@@ -188,6 +188,29 @@ fn after_a_kill_nothing_new_is_granted_until_the_longest_ttl_is_over() {
     assert!(again.fencing_token() > token);
 }
 
+/// Readers may hold beside it of whom the server has not heard since.
+#[test]
+fn after_a_kill_nothing_is_upgraded_until_the_longest_ttl_is_over() {
+    let mut server = server();
+    let guard = block_on(locker(&server).lock("lock").upgradable()).unwrap();
+    let reader = block_on(locker(&server).lock("lock").shared()).unwrap();
+    let reads_until = Instant::now() + TTL - TTL / 10;
+    // It is cut off from now on, and does not know it yet.
+    std::mem::forget(reader.detach().unwrap());
+    server.kill();
+    server.start_again();
+    // By then this one is known again.
+    while block_on(locker(&server).list("lock")).is_ok_and(|all| all.is_empty()) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let error = block_on(guard.upgrade(Duration::from_millis(100))).unwrap_err();
+    assert_eq!(error.kind(), windlass::ErrorKind::Unavailable, "{error}");
+    guard.check().unwrap();
+    block_on(guard.upgrade(PATIENCE)).unwrap();
+    assert!(Instant::now() > reads_until, "a writer beside a reader");
+    block_on(guard.release()).unwrap();
+}
+
 /// More than fits into one question, both of claims and of what shows that they were granted.
 #[test]
 fn many_claims_of_one_program_live_on_and_are_shown_to_a_server_that_has_forgotten_them() {

@@ -17,7 +17,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -76,6 +79,10 @@ pub struct HttpBackend {
     begun: Event,
     /// News of it that came along with a renewal.
     unheard: Mutex<Vec<protocol::News>>,
+    /// How many changes of a mode were asked for: one that comes late is known by its number.
+    changes: AtomicU64,
+    /// The server did not know what became of a claim: it is not asked at once again.
+    in_doubt: AtomicBool,
 }
 
 impl HttpBackend {
@@ -90,6 +97,8 @@ impl HttpBackend {
             held: Mutex::default(),
             begun: Event::new(),
             unheard: Mutex::default(),
+            changes: AtomicU64::new(0),
+            in_doubt: AtomicBool::new(false),
         })
     }
 
@@ -190,11 +199,15 @@ impl HttpBackend {
                 proof: String::new(),
             })
         });
-        kept.kept.mode = grant.mode;
-        kept.kept.fencing_token = Some(grant.fencing_token);
-        // One that has none is known to the server by what came before.
-        if let Some(proof) = grant.proof {
-            kept.proof = proof;
+        // An answer of before an upgrade may come after it.
+        if kept.kept.fencing_token <= Some(grant.fencing_token) {
+            kept.kept.mode = grant.mode;
+            kept.kept.fencing_token = Some(grant.fencing_token);
+            // One that has none is known to the server by what came before.
+            if grant.proof.is_some() || kept.proof.is_empty() {
+                kept.kept.ttl_ms = grant.ttl_ms.unwrap_or(kept.kept.ttl_ms);
+                kept.proof = grant.proof.unwrap_or_default();
+            }
         }
         drop(held);
         if first {
@@ -276,16 +289,18 @@ impl HttpBackend {
         }
         // Once: what is not held then is lost.
         let (mut renewals, mut rest) = (Vec::with_capacity(claims.len()), claims);
+        let mut news = answer.news;
         while !rest.is_empty() {
             let proof = |claim| self.proof(claim).map_or(Json::Null, |proven| proven.json());
             let with_proof = |claim| Json::List(vec![named(claim), proof(claim)]);
             let (some, others) = rest.split_at(how_many_fit(MOST_BYTES, rest.iter().map(with_proof)));
             let proven = some.iter().filter_map(|claim| self.proof(claim)).collect();
-            let (answer, counted_from) = self.ask_to_renew(some, proven, None).await?;
+            let (mut answer, counted_from) = self.ask_to_renew(some, proven, None).await?;
             renewals.extend(self.renewals(some, &known[renewals.len()..], answer.claims, counted_from));
+            news.append(&mut answer.news);
             rest = others;
         }
-        Ok((renewals, answer.news))
+        Ok((renewals, news))
     }
 
     /// The answer, and from when the terms in it count.
@@ -380,10 +395,17 @@ impl Backend for HttpBackend {
         Ok(())
     }
 
+    fn detached(&self, claim: &Claim) {
+        self.forget(claim.id);
+    }
+
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
         let client = Some(self.server.client);
-        let question =
-            |wait| protocol::Change { client, claim: claim.into(), to, wait_ms: Some(millis(wait)) }.json();
+        let number = Some(self.changes.fetch_add(1, Ordering::Relaxed));
+        let question = |wait| {
+            let wait_ms = Some(millis(wait));
+            protocol::Change { client, claim: claim.into(), to, number, wait_ms }.json()
+        };
         let claims = std::slice::from_ref(claim);
         let granted = self.granted("change", claims, None, &|_| (), &question).await?;
         granted.and_then(|mut grants| grants.pop()).ok_or_else(|| self.another_question())
@@ -409,6 +431,9 @@ impl Backend for HttpBackend {
                 begun.await;
                 continue;
             };
+            if self.in_doubt.swap(false, Ordering::Relaxed) {
+                self.server.rt.sleep(shortest / 6).await;
+            }
             let mut claims: Vec<Claim> = held.into_iter().map(|(claim, _)| claim).collect();
             // News of all claims of this client come with it; those that do not fit are renewed by the keeper in time.
             claims.truncate(how_many_fit(MOST_BYTES, claims.iter().map(named)));
@@ -435,7 +460,8 @@ impl Backend for HttpBackend {
                 renewed.push(News { claim, what });
             }
             news.append(&mut renewed);
-            // An answer without any news came at once, and so would the next.
+            // The answer came at once, and so would the next.
+            self.in_doubt.store(unknown.is_some() && !news.is_empty(), Ordering::Relaxed);
             return unknown.filter(|_| news.is_empty()).map_or(Ok(news), Err);
         }
     }

@@ -307,6 +307,10 @@ impl Backend for RedisBackend {
         self.changed(claim, to).await.map_err(|error| self.here(error))
     }
 
+    fn detached(&self, claim: &Claim) {
+        self.link.hub.let_go(claim.id);
+    }
+
     async fn hear(&self) -> Result<Vec<News>> {
         Ok(self.link.hub.news().await)
     }

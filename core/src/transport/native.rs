@@ -20,6 +20,9 @@ use crate::{
 
 /// How long a connection may take: shorter than a try of a renewal with the default TTL.
 const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
+/// For how long a connection over which requests travel together may be silent until it is asked, and then until it is given up: all
+/// tries of a renewal would go over one that is dead. That leaves half of the default TTL for a new one.
+const SILENT: Duration = Duration::from_secs(2);
 /// How long a body that comes in pieces may be silent: a server says at least every quarter of a minute that it is there.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// The longest answer that is read.
@@ -51,8 +54,8 @@ impl Native {
             .tcp_nodelay(true)
             // Shorter than what servers and proxies keep idle connections for, ours among them.
             .pool_idle_timeout(Duration::from_secs(30))
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(SILENT)
+            .http2_keep_alive_timeout(SILENT)
             .redirect(reqwest::redirect::Policy::none());
         if let Some(path) = &tls.ca {
             let pem = read(path)?;

@@ -75,6 +75,7 @@ fn the_server_reads_what_the_client_asks() {
             client: Some(ClaimId::from_u128(8)),
             claim: claim_ref(),
             to: mode,
+            number: Some(6),
             wait_ms: Some(1),
         });
         let kept = Kept {
@@ -94,7 +95,7 @@ fn the_server_reads_what_the_client_asks() {
             proven,
         });
     }
-    asked(&Change { client: None, claim: claim_ref(), to: Mode::Shared, wait_ms: None });
+    asked(&Change { client: None, claim: claim_ref(), to: Mode::Shared, number: None, wait_ms: None });
     asked(&Renew { client: None, claims: Vec::new(), park_ms: None, proven: Vec::new() });
     asked(&Release { client: None, claims: vec![claim_ref()] });
     asked(&Release { client: Some(ClaimId::from_u128(8)), claims: vec![claim_ref()] });

@@ -6,6 +6,7 @@ mod kit;
 
 mod access;
 mod audit;
+mod changes;
 mod disk;
 mod limits;
 mod openapi;

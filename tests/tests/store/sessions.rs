@@ -15,11 +15,12 @@ use windlass_server::{Audit, Server, ServerOptions, Store};
 use windlass_tests::{
     few,
     place::{Folder, PATIENCE, ask, block_on},
+    proxy::{Faults, Proxy},
     server,
     server_process::ServerProcess,
 };
 
-use crate::{Servers, TTL, acquire, attempt, locker, locker_of, program, until, waiters};
+use crate::{Servers, TTL, acquire, attempt, locker, locker_of, program, suite, until, waiters};
 
 over_each_store! { both_servers_have_the_same_locks, one_with_few_connections_keeps_what_it_has_at_either_server, many_tasks_with_few_connections_take_turns, the_claim_of_a_dead_client_ends_by_its_ttl, a_dead_waiter_leaves_its_place_by_its_ttl, a_claim_that_was_released_is_not_granted_late, claims_without_a_client_live_each_by_its_own_renewals, a_claim_goes_from_server_to_server_and_back, a_waiter_that_goes_to_another_server_keeps_its_place, the_audit_log_tells_of_a_loss_when_there_is_one, a_server_is_stopped_and_started_again, the_namespaces_of_all_servers_are_known_at_each, it_is_ready_when_its_store_is_and_counts_only_what_it_knows }
 
@@ -262,6 +263,33 @@ fn a_server_is_stopped_and_started_again(store: &'static str) {
     guard.check().expect("it lives on");
     block_on(guard.release()).unwrap();
     assert!(attempt(&locker(&servers.url_of_other()), "lock").is_some());
+}
+
+/// The store is away for a moment, and who waits is told so and does not come back.
+#[test]
+fn a_waiter_that_ends_with_an_error_leaves_its_place() {
+    let store = suite::etcd();
+    let servers = Servers::over(store);
+    let address = store.trim_start_matches("etcd://").split('/').next().unwrap();
+    let proxy = Proxy::before(address.parse().unwrap());
+    let one = ServerProcess::over(program(), &store.replacen(address, &proxy.address().to_string(), 1));
+    let other = locker(&servers.url_of_other());
+    let guard = acquire(&other, "lock");
+    let asked = format!(r#"{{"name": "lock", "claim": "{:032x}", "ttl_ms": 2000}}"#, 1);
+    let path = format!("/v1/{}/acquire", servers.namespace);
+    let answer = thread::scope(|scope| {
+        let waiting = scope.spawn(|| post(&one.address(), &path, &asked));
+        until("it waits", || waiters(&other, "lock").len() == 1);
+        proxy.set(Faults::BOTH);
+        proxy.reset();
+        let answer = waiting.join().unwrap();
+        proxy.set(Faults::default());
+        proxy.reset();
+        answer
+    });
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    block_on(guard.release()).unwrap();
+    block_on(acquire(&other, "lock").release()).unwrap();
 }
 
 fn post(address: &str, path: &str, body: &str) -> String {

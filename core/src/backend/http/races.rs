@@ -142,3 +142,39 @@ async fn what_a_server_cannot_do_is_known_after_its_first_answer() {
     let can = backend.capabilities();
     assert!(!can.steal && !can.upgrade && can.shared);
 }
+
+/// An answer that knows nothing of one claim comes at once, whatever it knows of the others.
+#[tokio::test]
+async fn what_is_in_doubt_is_not_asked_again_and_again() {
+    let (wire, backend, claim) = holding().await;
+    let unknown = protocol::Renewal::Unknown(protocol::Problem::of(&gone()));
+    let news = vec![protocol::News { claim: (&claim).into(), what: protocol::Happening::Contended }];
+    let answer = json(&protocol::Renewed { held_ms: 0, claims: vec![unknown], news, prove: false });
+    let heard = answered(&wire, "renew", backend.hear(), answer).await.unwrap();
+    assert!(matches!(heard[..], [News { what: Happening::Contended, .. }]), "{heard:?}");
+    assert!(poll_immediate(backend.hear()).await.is_none());
+    assert!(wire.next().is_none(), "it asks without a pause");
+}
+
+/// A proof is of the TTL that came with it.
+#[tokio::test]
+async fn what_is_shown_to_a_server_belongs_together() {
+    let (wire, backend, claim) = holding().await;
+    let grant = |fencing_token, mode, ttl_ms, proof: &str| protocol::Grant {
+        fencing_token,
+        mode,
+        ttl_ms: Some(ttl_ms),
+        proof: Some(proof.to_owned()),
+    };
+    let asked = [claim.clone()];
+    for (told, kept) in [
+        (grant(1, Mode::Upgradable, 9_990, "first"), ("first", 9_990, Mode::Upgradable)),
+        (grant(2, Mode::Exclusive, 10_000, "upgraded"), ("upgraded", 10_000, Mode::Exclusive)),
+        (grant(1, Mode::Upgradable, 9_995, "late"), ("upgraded", 10_000, Mode::Exclusive)),
+    ] {
+        let answer = renewed(protocol::Renewal::Held(told));
+        answered(&wire, "renew", backend.renew(&asked), answer).await.unwrap();
+        let proven = backend.proof(&claim).unwrap();
+        assert_eq!((&*proven.proof, proven.kept.ttl_ms, proven.kept.mode), kept);
+    }
+}

@@ -364,6 +364,10 @@ impl Backend for Redlock {
         Err(self.cannot("a change of the mode"))
     }
 
+    fn detached(&self, claim: &Claim) {
+        self.tokens().remove(&claim.id);
+    }
+
     async fn hear(&self) -> Result<Vec<News>> {
         future::pending().await
     }
