@@ -47,6 +47,12 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Runs the program's own code, such as a callback, where neither its slowness nor its panic harms anything.
     fn call(&self, code: Box<dyn FnOnce() + Send>);
 
+    /// The same for code that must not wait for other code of [`call`](Self::call) that is slow: what tells of a loss, or gives what
+    /// renewals need.
+    fn call_at_once(&self, code: Box<dyn FnOnce() + Send>) {
+        self.call(code);
+    }
+
     /// 128 bits from a secure source of randomness.
     fn random(&self) -> u128;
 

@@ -169,15 +169,19 @@ impl Session {
         self.counters.lost(reason);
         tracing::warn!(lock = %held.claim.name, fencing_token = held.fencing_token(), %reason, "lock lost");
         if let Some(on_lost) = &held.hold.on_lost {
-            self.tell(on_lost, held);
+            self.rt.call_at_once(self.call_of(on_lost, held));
         }
         true
     }
 
     /// Runs a callback about a claim, apart from the program's tasks and ours.
     pub(crate) fn tell(&self, callback: &Callback, held: &Held) {
+        self.rt.call(self.call_of(callback, held));
+    }
+
+    fn call_of(&self, callback: &Callback, held: &Held) -> Box<dyn FnOnce() + Send> {
         let (callback, notice): (Callback, Notice) = (callback.clone(), held.notice(self.rt.now()));
-        self.rt.call(Box::new(move || callback(&notice)));
+        Box::new(move || callback(&notice))
     }
 
     /// Ends the care for a claim. In this order, renewal stops before the release is sent.

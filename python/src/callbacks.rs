@@ -86,7 +86,7 @@ pub(crate) fn token_source(source: Py<PyAny>) -> TokenSource {
         let (tell, token) = oneshot::channel();
         let source = source.clone();
         // Whoever asked may be gone.
-        Native.call(Box::new(move || drop(tell.send(ask_for_token(&source)))));
+        Native.call_at_once(Box::new(move || drop(tell.send(ask_for_token(&source)))));
         async move { token.await.unwrap_or_else(|_| Err(interpreter_ends())) }
     })
 }

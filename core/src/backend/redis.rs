@@ -419,6 +419,7 @@ fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: u64) -> BoxFutur
     let (here, name) = (link.clone(), name.clone());
     for id in &ids {
         link.hub.let_go(*id);
+        link.hub.ends(*id);
     }
     to_its_end(&*link.rt, async move {
         let mut late = Duration::ZERO;
@@ -428,9 +429,14 @@ fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: u64) -> BoxFutur
             }
         }
         let hexes: Vec<String> = ids.iter().copied().map(hex).collect();
-        here.run::<()>(here.call(&RELEASE, &name, (millis(late), floor, hexes))).await?;
-        ids.iter().for_each(|id| here.hub.called_off(*id));
-        Ok(())
+        let ended = here.run::<()>(here.call(&RELEASE, &name, (millis(late), floor, hexes))).await;
+        for id in &ids {
+            here.hub.has_ended(*id);
+            if ended.is_ok() {
+                here.hub.called_off(*id);
+            }
+        }
+        ended
     })
 }
 

@@ -77,15 +77,11 @@ impl Runtime for Native {
     }
 
     fn call(&self, code: Box<dyn FnOnce() + Send>) {
-        match background() {
-            Ok(background) => {
-                background.calls.push(code);
-                if background.calls.start().is_err() {
-                    background.handle.spawn(call_later(background.calls.clone()));
-                }
-            }
-            Err(error) => tracing::error!(%error, "a callback is dropped: there is no background thread"),
-        }
+        call_on(|background| &background.calls, code);
+    }
+
+    fn call_at_once(&self, code: Box<dyn FnOnce() + Send>) {
+        call_on(|background| &background.calls_at_once, code);
     }
 
     fn random(&self) -> u128 {
@@ -94,6 +90,19 @@ impl Runtime for Native {
 
     fn process(&self) -> u32 {
         process()
+    }
+}
+
+fn call_on(calls: fn(&Background) -> &Arc<Calls>, code: calls::Code) {
+    match background() {
+        Ok(background) => {
+            let calls = calls(background);
+            calls.push(code);
+            if calls.start().is_err() {
+                background.handle.spawn(call_later(calls.clone()));
+            }
+        }
+        Err(error) => tracing::error!(%error, "a callback is dropped: there is no background thread"),
     }
 }
 
@@ -176,6 +185,7 @@ struct Background {
     process: u32,
     handle: Handle,
     calls: Arc<Calls>,
+    calls_at_once: Arc<Calls>,
     /// The runtime ends when this is dropped.
     _running: oneshot::Sender<()>,
 }
@@ -218,7 +228,13 @@ fn start(process: u32) -> io::Result<Background> {
         // Ends by the drop of the sender, too.
         let _ = runtime.block_on(stopped);
     })?;
-    Ok(Background { process, handle, calls: Arc::default(), _running: running })
+    Ok(Background {
+        process,
+        handle,
+        calls: Arc::default(),
+        calls_at_once: Arc::default(),
+        _running: running,
+    })
 }
 
 #[cfg(unix)]
@@ -294,5 +310,27 @@ mod clock {
         use std::sync::OnceLock;
         static START: OnceLock<Instant> = OnceLock::new();
         Millis(u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// Those that are told of a loss, and those that renewals need, are not kept waiting by any number of others.
+    #[test]
+    fn what_is_called_at_once_waits_for_no_slow_code() {
+        let ((tell, told), (open, gate)) = (channel(), channel::<()>());
+        let gate = Arc::new(std::sync::Mutex::new(gate));
+        for _ in 0..100 {
+            let gate = gate.clone();
+            Native.call(Box::new(move || _ = gate.lock().unwrap().recv()));
+        }
+        Native.call_at_once(Box::new(move || tell.send(()).unwrap()));
+        told.recv_timeout(Duration::from_secs(30)).unwrap();
+        drop(open);
     }
 }

@@ -37,6 +37,8 @@ struct Inner {
     held: BTreeMap<ClaimId, Held>,
     /// Claims that were asked for, and may be asked for still.
     in_doubt: BTreeMap<ClaimId, Doubt>,
+    /// Claims that are being ended, and how often.
+    ending: BTreeMap<ClaimId, usize>,
     news: Vec<News>,
     watchers: Vec<Watcher>,
 }
@@ -181,6 +183,25 @@ impl Hub {
             };
             end.await;
         }
+    }
+
+    /// The claim is to be ended: that waits for what is under way, and what is asked for it meanwhile would be ended, too.
+    pub(super) fn ends(&self, id: ClaimId) {
+        *self.inner().ending.entry(id).or_default() += 1;
+    }
+
+    /// It is, or could not be.
+    pub(super) fn has_ended(&self, id: ClaimId) {
+        if let Entry::Occupied(mut times) = self.inner().ending.entry(id) {
+            *times.get_mut() -= 1;
+            if *times.get() == 0 {
+                times.remove();
+            }
+        }
+    }
+
+    pub(super) fn is_ending(&self, id: ClaimId) -> bool {
+        self.inner().ending.contains_key(&id)
     }
 
     /// What comes late is kept out from now on.
@@ -374,6 +395,20 @@ mod tests {
         after(7);
         drop(bell);
         assert_eq!(let_in(7), None, "nobody waits any more");
+    }
+
+    /// Two rounds of a claim may each give back what they had.
+    #[test]
+    fn a_claim_is_being_ended_until_the_last_end() {
+        let hub = Hub::default();
+        let ending = |change: fn(&Hub, ClaimId)| {
+            change(&hub, id());
+            hub.is_ending(id())
+        };
+        assert!(!hub.is_ending(id()));
+        let changes = [Hub::ends, Hub::ends, Hub::has_ended, Hub::has_ended, Hub::has_ended];
+        assert_eq!(changes.map(ending), [true, true, true, false, false]);
+        assert!(hub.inner().ending.is_empty());
     }
 
     #[test]

@@ -96,10 +96,7 @@ impl Redlock {
         ask: impl Fn(&Arc<Link>) -> BoxFuture<'static, Result<T>>,
         as_it_should: impl Fn(&T) -> bool,
     ) -> Vec<Result<T>> {
-        let silent = |link: &Arc<Link>| {
-            Err(Error::new(ErrorKind::Unavailable, "Redis does not answer").with_backend(link.url()))
-        };
-        let mut answers: Vec<Result<T>> = self.links.iter().map(silent).collect();
+        let mut answers: Vec<Result<T>> = self.links.iter().map(|link| Err(silent(link))).collect();
         let asked = self.links.iter().map(ask).enumerate();
         let mut asked: FuturesUnordered<_> =
             asked.map(|(at, answer)| answer.map(move |answer| (at, answer))).collect();
@@ -128,7 +125,13 @@ impl Redlock {
         let answers = self
             .each(
                 ask.ttl,
-                |link| link.run_for::<Reply>(claim.id, Asking::new(link, &once).call(&ACQUIRE, link.look())),
+                |link| match link.hub.is_ending(claim.id) {
+                    // What an earlier round had there is not given back yet, and what this one got would be, too.
+                    true => future::ready(Err(silent(link))).boxed(),
+                    false => {
+                        link.run_for::<Reply>(claim.id, Asking::new(link, &once).call(&ACQUIRE, link.look()))
+                    }
+                },
                 |reply| matches!(reply, Reply::Granted(_)),
             )
             .await;
@@ -270,6 +273,10 @@ impl Redlock {
     fn cannot(&self, what: &str) -> Error {
         self.here(unsupported(what))
     }
+}
+
+fn silent(link: &Link) -> Error {
+    Error::new(ErrorKind::Unavailable, "Redis does not answer").with_backend(link.url())
 }
 
 #[async_trait]
