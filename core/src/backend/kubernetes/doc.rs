@@ -73,6 +73,17 @@ pub(super) enum Order {
     Bury(Dead),
 }
 
+impl Order {
+    /// Whose grant it may bring about.
+    fn speaks_for(&self) -> Option<ClaimId> {
+        match self {
+            Self::Acquire(ask) => Some(ask.claim_id),
+            Self::Renew(id) | Self::Change(id, _) => Some(*id),
+            Self::Release(_) | Self::Force(_) | Self::Bury(_) => None,
+        }
+    }
+}
+
 /// Claims that have died.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Dead {
@@ -139,7 +150,7 @@ impl Doc {
         looks(&self.holders) == looks(&other.holders) && looks(&self.queue) == looks(&other.queue)
     }
 
-    /// After these requests. `token` is that of all grants that they bring about: claims that are let in by one step do not
+    /// After these requests. `token` is that of all grants that they bring about and leave: claims that hold together do not
     /// conflict. `alive`: who waits and is known to live.
     pub(super) fn after(
         &self,
@@ -193,6 +204,14 @@ impl Doc {
             }
         }
         after.gone.drain(..after.gone.len().saturating_sub(REMEMBERED));
+        for (order, answer) in orders.iter().zip(&mut answers) {
+            // What a later one of them took away again never stands in the object: its token is that of another grant.
+            if let (Answer::Granted(_), Some(id)) = (&*answer, order.speaks_for())
+                && after.holder(id).is_none()
+            {
+                *answer = Answer::Gone(after.why_gone(id));
+            }
+        }
         (after, answers)
     }
 
@@ -471,6 +490,25 @@ mod tests {
         assert_eq!(shown(&doc), "2:12:0 3:12:0 / 4:0:0");
         let (doc, _) = after(&doc, 12, &[Order::Release(id(2)), Order::Release(id(3))]);
         assert_eq!(shown(&doc), "4:13:0 /");
+    }
+
+    #[test]
+    fn what_is_taken_away_by_the_same_write_was_never_granted() {
+        let steal = |n| acquire(n, Mode::Exclusive, How::Steal);
+        let stolen = Answer::Gone(Some(LostReason::Stolen));
+        let forced = Answer::Gone(Some(LostReason::ForceReleased));
+        let upgradable = after(&Doc::default(), 5, &[acquire(1, Mode::Upgradable, How::Queue)]).0;
+        for (doc, orders, first) in [
+            (&Doc::default(), &[queue(1), steal(2)][..], &stolen),
+            (&Doc::default(), &[steal(1), steal(2)], &stolen),
+            (&Doc::default(), &[queue(1), Order::Force(None), queue(2)], &forced),
+            (&upgradable, &[Order::Change(id(1), Mode::Exclusive), steal(2)], &stolen),
+        ] {
+            let (doc, answers) = after(doc, 10, orders);
+            assert_eq!((shown(&doc), &answers[0]), ("2:11:1 /".to_owned(), first), "{orders:?}");
+            let [.., Answer::Granted(granted)] = &answers[..] else { panic!("{answers:?}") };
+            assert_eq!(granted.fencing_token, 11);
+        }
     }
 
     #[test]
