@@ -31,6 +31,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -53,6 +54,7 @@ use crate::{
     rt::Runtime,
     table::Granted,
     time::{Millis, Moment},
+    within::within,
 };
 
 pub(crate) mod address;
@@ -80,6 +82,8 @@ use link::Link;
 use names::seal;
 use wait::gone;
 
+/// Which part of the shortest TTL each renewal may take: less than the keeper gives to all of them.
+const RENEWED_WITHIN: u32 = 8;
 /// For how long it is remembered that a claim was released.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -127,6 +131,7 @@ impl Over {
 #[derive(Debug)]
 struct Held {
     since: Moment,
+    ttl: Duration,
     /// That somebody waits was told.
     told: bool,
 }
@@ -152,9 +157,9 @@ impl Space {
     fn hold(&self, claim: &Claim, granted: Granted, sent: Moment) -> Result<Grant> {
         // Whatever a release finds here it has to undo: so first this, then the question.
         let ttl = granted.ttl.unwrap_or_default();
-        let known = self.held().contains_key(claim);
+        let known = self.held().get_mut(claim).map(|held| held.ttl = ttl).is_some();
         if !known {
-            self.held().insert(claim.clone(), Held { since: sent, told: false });
+            self.held().insert(claim.clone(), Held { since: sent, ttl, told: false });
             self.begun.notify(usize::MAX);
         }
         if self.over().claims.contains(&sealed(claim)) {
@@ -250,7 +255,18 @@ impl Backend for KubernetesBackend {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
-        let renewals = join_all(claims.iter().map(|claim| self.space.renew(claim))).await;
+        let space = &self.space;
+        let limit = {
+            let held = space.held();
+            let ttls = claims.iter().filter_map(|claim| held.get(claim)).map(|held| held.ttl);
+            ttls.min().map(|ttl| ttl / RENEWED_WITHIN)
+        };
+        // One lock whose object is slow must not hold up the others.
+        let renewals = claims.iter().map(async |claim| {
+            let silent = || Renewal::Unknown(space.link.silent());
+            within(&space.link.rt, limit, pin!(space.renew(claim))).await.unwrap_or_else(silent)
+        });
+        let renewals = join_all(renewals).await;
         let here = |renewal| match renewal {
             Renewal::Unknown(error) => Renewal::Unknown(self.here(error)),
             known => known,

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use reqwest::{Certificate, Client, Method, header};
@@ -29,6 +30,8 @@ pub struct Next {
     pub silent_watches: usize,
     /// So many are told that they come too late (410).
     pub late_watches: usize,
+    /// So many are asked who they are (401).
+    pub denied_watches: usize,
     /// So many other requests are told to come again in a second (429).
     pub too_many: usize,
 }
@@ -39,6 +42,8 @@ struct Shared {
     server: String,
     asked: Mutex<Vec<String>>,
     next: Mutex<Next>,
+    /// Changes of this object take so long.
+    slow: Mutex<Option<(String, Duration)>>,
     /// Rings when all watches are to break.
     cut: Notify,
 }
@@ -54,6 +59,7 @@ impl Front {
             server: format!("https://{}", cluster.address()),
             asked: Mutex::default(),
             next: Mutex::default(),
+            slow: Mutex::default(),
             cut: Notify::new(),
         });
         let served = shared.clone();
@@ -71,6 +77,11 @@ impl Front {
 
     pub fn set(&self, next: Next) {
         *self.shared.next.lock().unwrap() = next;
+    }
+
+    /// Changes of this object take so long from now on.
+    pub fn slow_down(&self, object: &str, by: Duration) {
+        *self.shared.slow.lock().unwrap() = Some((format!("/{object}"), by));
     }
 
     /// Breaks all watches.
@@ -104,7 +115,9 @@ impl Shared {
         while let Some(request) = read(&mut stream).await? {
             let watches = request.path.contains("watch=true");
             self.asked.lock().unwrap().push(format!("{} {}", request.method, request.path));
-            if watches {
+            if watches && taken(&mut self.next.lock().unwrap().denied_watches) {
+                stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await?;
+            } else if watches {
                 let cut = self.cut.notified();
                 let (late, silent) = self.how_to_watch();
                 tokio::select! {
@@ -118,6 +131,13 @@ impl Shared {
                     )
                     .await?;
             } else {
+                let slow = self.slow.lock().unwrap().clone();
+                if let Some((object, by)) = slow
+                    && request.method == Method::PATCH
+                    && request.path.ends_with(&object)
+                {
+                    pause(by).await;
+                }
                 let answer = self.ask(request).await?;
                 let status = answer.status();
                 let said = answer.bytes().await.map_err(std::io::Error::other)?;
@@ -159,6 +179,11 @@ impl Shared {
         }
         asked.body(body).send().await.map_err(std::io::Error::other)
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "an API server that is slow in real time")]
+async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// One of so many.

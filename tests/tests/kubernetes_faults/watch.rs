@@ -1,4 +1,4 @@
-//! A watch that is cut, that falls silent and that comes too late; an API server that wants to be asked less.
+//! A watch that is cut, that falls silent and that comes too late; an API server that is slow or wants to be asked less.
 
 use std::{
     thread,
@@ -11,7 +11,7 @@ use windlass_tests::{
     processes::until,
 };
 
-use super::{TTL, cluster, locker, nothing_is_left};
+use super::{TTL, cluster, locker, locker_with, nothing_is_left};
 
 /// For a watch that is not taken up again at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -95,6 +95,21 @@ fn one_that_falls_silent_is_found_out() {
         assert!(released.elapsed() < TTL / 2, "after {:?}", released.elapsed());
     });
     nothing_is_left(cluster(), &namespace);
+}
+
+/// One lock whose renewals come too late costs no other one of the same locker.
+#[test]
+fn a_slow_lock_is_slow_alone() {
+    const LONG: Duration = Duration::from_secs(5);
+    let (front, _, url) = front();
+    let ours = locker_with(&url, LONG);
+    let guards = [acquire(&ours, "lock"), acquire(&ours, "slow")];
+    front.slow_down("slow", LONG);
+    thread::sleep(3 * LONG);
+    let [lock, slow] = guards;
+    lock.check().unwrap();
+    slow.check().unwrap_err();
+    block_on(lock.release()).unwrap();
 }
 
 /// Whoever is told to come later does so, and not earlier.

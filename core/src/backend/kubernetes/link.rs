@@ -29,7 +29,7 @@ use crate::{
     within::within,
 };
 
-/// How long a connection may take: shorter than a try of a renewal with the default TTL.
+/// How long a connection may take: several tries fit into a lease of the default TTL.
 const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long an answer may take: so that two tries of a renewal fit into a lease of the default TTL.
 const AT_ONCE: Duration = Duration::from_secs(3);
