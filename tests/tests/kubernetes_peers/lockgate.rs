@@ -203,6 +203,24 @@ fn lockgates_line_is_served() {
     map.nothing_is_left();
 }
 
+/// One that tried and went has left a place in lockgate's line, which holds up ours once, and not for ever.
+#[test]
+fn lockgates_line_passes() {
+    let map = map();
+    let mut lockgate = map.lockgate();
+    let guard = acquire(&map.ours, "lock");
+    lockgate.ask(&format!("try 1 {NAME} exclusive me"), "busy 1");
+    assert!(map.record().unwrap()["QueueMembers"].get("me").is_some());
+    block_on(guard.release()).unwrap();
+    let released = Instant::now();
+    until("a try that goes well", || {
+        let guard = block_on(map.ours.lock("lock").try_acquire()).unwrap();
+        guard.map(|guard| block_on(guard.release()).unwrap()).is_some()
+    });
+    assert!(released.elapsed() < DEAD, "after {:?}", released.elapsed());
+    map.nothing_is_left();
+}
+
 /// A number in a file is counted up by both, and no step is lost.
 #[test]
 fn taking_turns() {

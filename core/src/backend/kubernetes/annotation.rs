@@ -179,10 +179,7 @@ pub(super) fn write(object: &str, all: &[Next<'_>]) -> Result<Write> {
             |record: &Record| if rest.record.as_ref() == Some(record) { rest.theirs.clone() } else { None };
         let theirs = match &record {
             Some(record) => Some(as_it_was(record).unwrap_or_else(|| text(record))),
-            None => {
-                let left = rest.record.as_ref().filter(|record| record.has_members());
-                left.map(|left| text(&left.given_back(now)))
-            }
+            None => rest.record.as_ref().and_then(|record| record.given_back(now)).as_ref().map(text),
         };
         let belongs = record.as_ref().filter(|_| ours(doc) > 0).map(|record| Belongs::new(record, doc));
         let stays = ours(doc) > 0 || !doc.queue.is_empty();
@@ -281,6 +278,11 @@ mod tests {
             "uuid": "of-lockgate", "lockName": "demo", "ExpireAtTimestamp": 1_000, "SharedHoldersCount": count,
             "IsShared": shared, "QueueMembers": {},
         })
+    }
+
+    /// One in lockgate's line.
+    fn member(expire_at: i64) -> Value {
+        json!({"AcquirerId": "me", "AcquiredAtTimestamp": 1, "ExpireAtTimestamp": expire_at})
     }
 
     fn claim(n: u128, mode: Mode) -> Order {
@@ -436,7 +438,7 @@ mod tests {
     fn lockgates_line_is_next_when_nobody_of_ours_waits() {
         let mut waits = lockgates(1, false);
         waits["QueueMembers"] =
-            json!({"me": {"AcquirerId": "me", "AcquiredAtTimestamp": 1, "ExpireAtTimestamp": 9}});
+            json!({"me": member(2_005), "gone": member(1_999)});
         let mut object = done(&empty(), &[claim(1, Mode::Exclusive)], 7);
         let record = theirs(&object).unwrap();
         let record =
@@ -445,9 +447,12 @@ mod tests {
         let object = done(&object, &[release(1)], 8);
         let left = theirs(&object).unwrap();
         assert_eq!((left.count, left.expire_at), (0, 1_999));
-        assert!(left.members.unwrap().contains_key("me"));
-        let doc = doc(&object);
-        assert_eq!(doc.holders[0].ttl, LOOKS_WITHIN, "it is given time, and no more");
+        assert_eq!(left.members.unwrap().into_keys().collect::<Vec<_>>(), ["me"]);
+        let line = &doc(&object).holders[0];
+        assert_eq!(line.ttl, LOOKS_WITHIN, "it is given time, and no more");
+        let dead = Dead { holders: vec![(line.id, line.beat)], ..Dead::default() };
+        let object = done(&object, &[Order::Bury(dead)], 9);
+        assert_eq!(object["metadata"]["annotations"], json!({}), "nor a second time");
     }
 
     #[test]

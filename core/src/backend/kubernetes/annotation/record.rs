@@ -96,10 +96,24 @@ impl Record {
         self.members.as_ref().is_some_and(|members| !members.is_empty())
     }
 
-    /// As lockgate leaves it, for the first in its line.
-    pub(super) fn given_back(&self, now: Duration) -> Self {
-        let expire_at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - 1;
-        Self { count: 0, expire_at, is_shared: false, ..self.clone() }
+    /// As lockgate leaves it, for the first in its line; `None`: nobody is in it. The line has one chance: lockgate leaves those in it
+    /// who have given up, and whoever still waits comes to stand in a new one.
+    pub(super) fn given_back(&self, now: Duration) -> Option<Self> {
+        let members = self.living(now);
+        if self.count == 0 || members.is_empty() {
+            return None;
+        }
+        let expire_at = seconds(now) - 1;
+        Some(Self { count: 0, expire_at, is_shared: false, members: Some(members), ..self.clone() })
+    }
+
+    /// Its line without those whom lockgate would drop.
+    fn living(&self, now: Duration) -> BTreeMap<String, Value> {
+        let mut members = self.members.clone().unwrap_or_default();
+        members.retain(|_, member| {
+            member["ExpireAtTimestamp"].as_i64().is_none_or(|expire_at| expire_at >= seconds(now))
+        });
+        members
     }
 }
 
@@ -137,7 +151,7 @@ impl Rest {
             expire_at: known.map_or(expire_at, |was| was.expire_at.max(expire_at)),
             count: ours + of_theirs.filter(|_| theirs).unwrap_or_default(),
             is_shared: !waits && doc.holders.iter().all(|entry| entry.mode == Mode::Shared),
-            members: Some(was.and_then(|was| was.members.clone()).unwrap_or_default()),
+            members: Some(was.map(|was| was.living(now)).unwrap_or_default()),
         })
     }
 
@@ -145,6 +159,10 @@ impl Rest {
     fn ours_in(&self, record: &Record) -> i64 {
         self.belongs.as_ref().filter(|belongs| belongs.uuid == record.uuid).map_or(0, |belongs| belongs.ours)
     }
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// By what lockgate calls a lock.
