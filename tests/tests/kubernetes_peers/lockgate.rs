@@ -221,6 +221,34 @@ fn lockgates_line_passes() {
     map.nothing_is_left();
 }
 
+/// While a writer of ours waits for readers of lockgate no more of them come in, and when it has gone they do again.
+#[test]
+fn readers_of_lockgate_starve_no_writer() {
+    let map = map();
+    let mut lockgate = map.lockgate();
+    lockgate.ask(&format!("try 1 {NAME} shared -"), "acquired 1");
+    let given_up = map.ours.lock("lock").timeout(LOOKS).on_wait(|_| {});
+    thread::scope(|scope| {
+        let gives_up = scope.spawn(|| block_on(given_up).unwrap_err());
+        until("the writer", || map.record().unwrap()["IsShared"] == false);
+        lockgate.ask(&format!("try 2 {NAME} shared -"), "busy 2");
+        gives_up.join().unwrap();
+    });
+    until("the writer to go", || map.record().unwrap()["IsShared"] == true);
+    lockgate.ask(&format!("try 3 {NAME} shared -"), "acquired 3");
+    thread::scope(|scope| {
+        let writer = waits(scope, map.ours.lock("lock"));
+        lockgate.ask(&format!("try 4 {NAME} shared -"), "busy 4");
+        // Longer than the readers would live if they did not renew.
+        thread::sleep(DEAD + LOOKS);
+        assert!(!writer.is_finished(), "taken from live readers");
+        lockgate.ask("release 1", "released 1");
+        lockgate.ask("release 3", "released 3");
+        block_on(writer.join().unwrap().release()).unwrap();
+    });
+    map.nothing_is_left();
+}
+
 /// A number in a file is counted up by both, and no step is lost.
 #[test]
 fn taking_turns() {

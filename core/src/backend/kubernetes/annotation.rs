@@ -36,7 +36,7 @@ use crate::{
 
 mod record;
 
-use record::{Belongs, Record, full_name, ours};
+use record::{Belongs, Record, full_name, has_readers, ours};
 
 const THEIRS: &str = "lockgate.io/";
 const OURS: &str = "windlass/";
@@ -181,7 +181,9 @@ pub(super) fn write(object: &str, all: &[Next<'_>]) -> Result<Write> {
             Some(record) => Some(as_it_was(record).unwrap_or_else(|| text(record))),
             None => rest.record.as_ref().and_then(|record| record.given_back(now)).as_ref().map(text),
         };
-        let belongs = record.as_ref().filter(|_| ours(doc) > 0).map(|record| Belongs::new(record, doc));
+        // Of lockgate's readers the record itself does not say that they are some while one of ours waits.
+        let is_ours = ours(doc) > 0 || has_readers(doc);
+        let belongs = record.as_ref().filter(|_| is_ours).map(|record| Belongs::new(record, doc));
         let stays = ours(doc) > 0 || !doc.queue.is_empty();
         let beside =
             stays.then(|| text(&Beside { record: belongs, lock: Written::new(prefix, name.as_str(), doc) }));
@@ -386,6 +388,20 @@ mod tests {
         let object = done(&object, &[claim(3, Mode::Exclusive)], 9);
         assert!(!theirs(&object).unwrap().is_shared);
         assert_eq!(doc(&object).queue.len(), 1);
+    }
+
+    #[test]
+    fn no_more_readers_come_while_a_writer_of_ours_waits() {
+        let before = with(Some(&lockgates(2, true)));
+        let foreign = |object: &Value| doc(object).holders[0].clone();
+        let object = done(&before, &[claim(1, Mode::Exclusive)], 7);
+        let record = theirs(&object).unwrap();
+        assert_eq!((&*record.uuid, record.count, record.is_shared), ("of-lockgate", 2, false));
+        assert_eq!(foreign(&object), foreign(&before), "they are what they were");
+        // The writer gives up.
+        let object = done(&object, &[release(1)], 8);
+        assert_eq!(object["metadata"]["annotations"].as_object().unwrap().len(), 1);
+        assert_eq!(theirs(&object), theirs(&before));
     }
 
     #[test]

@@ -64,10 +64,11 @@ impl Belongs {
 impl Record {
     /// lockgate's part in it.
     pub(super) fn foreign(&self, belongs: Option<&Belongs>) -> Option<Entry> {
-        let count = self.count - belongs.map_or(0, |belongs| belongs.ours);
-        let ttl = if belongs.is_some() { SHARED_TTL } else { TTL };
+        let ours = belongs.map_or(0, |belongs| belongs.ours);
+        let count = self.count - ours;
+        let ttl = if ours > 0 { SHARED_TTL } else { TTL };
         let (ttl, owner) = match () {
-            () if belongs.is_none() && self.count == 0 && self.has_members() => {
+            () if ours == 0 && self.count == 0 && self.has_members() => {
                 (LOOKS_WITHIN, "the first in lockgate's line".to_owned())
             }
             () if count > 1 => (ttl, format!("lockgate ({count} of them)")),
@@ -81,7 +82,11 @@ impl Record {
         let since = u64::try_from(self.expire_at).unwrap_or_default().saturating_sub(TTL.as_secs());
         Some(Entry {
             id: names::seal_foreign(&self.uuid),
-            mode: if self.is_shared || belongs.is_some() { Mode::Shared } else { Mode::Exclusive },
+            mode: if self.count > 0 && (self.is_shared || belongs.is_some()) {
+                Mode::Shared
+            } else {
+                Mode::Exclusive
+            },
             ttl,
             token: 0,
             beat,
@@ -132,14 +137,15 @@ impl Rest {
         let ours = ours(doc);
         let was = self.record.as_ref();
         let of_theirs = was.map(|was| was.count - self.ours_in(was));
+        let waits = !doc.queue.is_empty() || doc.upgrading;
         if ours == 0 {
             // Only lockgate is left in it, or alone was in it.
-            return Some(Record { count: of_theirs?, ..was?.clone() });
+            let is_shared = !waits && first.mode == Mode::Shared;
+            return Some(Record { count: of_theirs?, is_shared, ..was?.clone() });
         }
         let was_theirs = before.holders.iter().any(|entry| entry.foreign);
         let goes_on = theirs
             || !was_theirs && before.holders.iter().any(|entry| entry.id == first.id && !entry.foreign);
-        let waits = !doc.queue.is_empty() || doc.upgrading;
         let each = doc.holders.iter().filter(|entry| !entry.foreign).map(|entry| entry.ttl);
         // Whole seconds, and none too early: lockgate takes it over then.
         let ends = (now + each.max().unwrap_or_default()).as_millis().div_ceil(1_000);
@@ -168,6 +174,11 @@ fn seconds(time: Duration) -> i64 {
 /// By what lockgate calls a lock.
 pub(super) fn full_name(prefix: &str, name: &Name) -> String {
     if prefix.is_empty() { name.as_str().to_owned() } else { format!("{prefix}/{}", name.as_str()) }
+}
+
+/// Lockgate's readers are in it.
+pub(super) fn has_readers(doc: &Doc) -> bool {
+    doc.holders.iter().any(|entry| entry.foreign && entry.mode == Mode::Shared)
 }
 
 pub(super) fn ours(doc: &Doc) -> i64 {
