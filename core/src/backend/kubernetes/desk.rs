@@ -132,16 +132,14 @@ impl Space {
         told
     }
 
-    /// Adds what has come to a batch, and those who wait for one of its locks. Whether something has come.
-    fn gather(&self, object: &str, batch: &mut Vec<Slip>) -> bool {
+    /// Adds what has come to a batch, and those who wait for one of its locks.
+    fn gather(&self, object: &str, batch: &mut Vec<Slip>) {
         let mut piles = self.desk.piles();
-        let Some(pile) = piles.get_mut(object) else { return false };
-        let has_come = !pile.slips.is_empty();
+        let Some(pile) = piles.get_mut(object) else { return };
         batch.append(&mut pile.slips);
         let concerns = |slip: &mut Slip| batch.iter().any(|other| other.key == slip.key && !other.waits);
         let waiting: Vec<Slip> = pile.waiting.extract_if(.., concerns).collect();
         batch.extend(waiting.into_iter().filter(|slip| !slip.tell.is_canceled()));
-        has_come
     }
 }
 
@@ -198,9 +196,9 @@ impl Space {
     async fn serve(&self, object: &str, batch: &mut Vec<Slip>) -> Result<(Vec<Answer>, Moment)> {
         let mut before = self.known(object, batch).await?;
         for tries in 0..TRIES {
-            // For those who have come meanwhile that look was too early.
-            if self.gather(object, batch) {
-                before.fresh = false;
+            // For those who have come since a look it was too early: they are the next batch, or it would never be enough.
+            if !before.fresh {
+                self.gather(object, batch);
             }
             if batch.iter().any(|slip| !before.seen.contains_key(&slip.key)) {
                 before = self.known(object, batch).await?;
