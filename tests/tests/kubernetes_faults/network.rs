@@ -13,7 +13,7 @@ use windlass_tests::{
     proxy::{Faults, Proxy},
 };
 
-use super::{SLACK, TTL, cluster, left, locker};
+use super::{SLACK, TTL, cluster, left, locker, locker_with};
 
 fn net() -> Net {
     let (proxy, namespace) = (Proxy::before(cluster().address()), cluster().namespace());
@@ -55,6 +55,22 @@ fn what_was_not_heard_costs_time_only() {
         eprintln!("found out {took:?} later");
         assert!(took < Duration::from_secs(20), "after {took:?}");
     });
+    net.nothing_is_left();
+}
+
+/// A connection over which nothing comes any more is given up for another one while the leases still last.
+#[test]
+fn a_connection_that_dies_silently_costs_nothing() {
+    const DEFAULT: Duration = Duration::from_secs(10);
+    let net = net();
+    let ours = locker_with(&net.url, DEFAULT);
+    let guard = acquire(&ours, "lock");
+    // Until it hears.
+    thread::sleep(Duration::from_millis(500));
+    net.proxy.hold_up();
+    thread::sleep(DEFAULT + DEFAULT / 2);
+    guard.check().unwrap();
+    block_on(guard.release()).unwrap();
     net.nothing_is_left();
 }
 

@@ -37,7 +37,9 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
 /// How long a program may take that the kubeconfig names for logging in.
 const LOGGED_IN_WITHIN: Duration = Duration::from_secs(30);
-const PING_EVERY: Duration = Duration::from_secs(5);
+/// A connection over which nothing comes is given up after twice this time: a lease of the default TTL outlasts that, and the
+/// renewal that was lost with it is sent again by another.
+const PING_EVERY: Duration = Duration::from_secs(2);
 /// A watch ends by itself after this time, and is taken up again.
 const WATCHED_FOR: Duration = Duration::from_secs(290);
 /// The API server marks its place in a watch about every minute.
