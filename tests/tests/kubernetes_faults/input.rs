@@ -1,6 +1,6 @@
 //! What cannot be: each is an error with a kind and the place, within the timeout, and without a secret.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use serde_json::json;
 use windlass::{Error, ErrorKind};
@@ -148,6 +148,29 @@ fn a_program_that_logs_in() {
     }
     is(&url(kubeconfig(&exec("echo 'first log in' >&2; exit 3"))), ErrorKind::Denied, "first log in");
     is(&url(kubeconfig(&says(&format!(r#"{{"token":"{SECRET}"}}"#)))), ErrorKind::Denied, "who we are");
+    nothing_is_left(cluster(), &namespace);
+}
+
+/// What it gave before holds while it is run again, and so do the locks.
+#[test]
+fn a_slow_program_that_logs_in() {
+    let namespace = cluster().namespace();
+    let folder = Folder::new();
+    let script = format!(
+        r#"test -e {ran} && sleep 4; touch {ran}; until=$(date -u -d '+12 seconds' +%Y-%m-%dT%H:%M:%SZ)
+        echo '{{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1",
+        "status":{{"token":"admin-token","expirationTimestamp":"'$until'"}}}}'"#,
+        ran = folder.path("ran").display()
+    );
+    let user = json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+        "command": "sh", "args": ["-c", script],
+    }});
+    let ours = locker(&format!("k8s://{namespace}/leases?kubeconfig={}", kubeconfig(&user).display()));
+    let guard = acquire(&ours, "lock");
+    thread::sleep(Duration::from_secs(10));
+    guard.check().unwrap();
+    block_on(guard.release()).unwrap();
     nothing_is_left(cluster(), &namespace);
 }
 

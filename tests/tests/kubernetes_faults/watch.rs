@@ -1,4 +1,5 @@
-//! A watch that is cut, that falls silent and that comes too late; an API server that is slow or wants to be asked less.
+//! A watch that is cut, that falls silent, that comes too late and that is refused; an API server that is slow or wants to be asked
+//! less.
 
 use std::{
     thread,
@@ -93,6 +94,22 @@ fn one_that_falls_silent_is_found_out() {
         let released = Instant::now();
         block_on(waiting.join().unwrap().release()).unwrap();
         assert!(released.elapsed() < TTL / 2, "after {:?}", released.elapsed());
+    });
+    nothing_is_left(cluster(), &namespace);
+}
+
+/// A credential that was good until then is read again.
+#[test]
+fn one_that_is_asked_who_it_is() {
+    let (front, namespace, url) = front();
+    let (ours, other) = (locker(&url), locker(&cluster().url(&namespace)));
+    front.set(Next { denied_watches: 1, ..Next::default() });
+    let guard = acquire(&other, "lock");
+    thread::scope(|scope| {
+        let waiting = waits(scope, ours.lock("lock"));
+        until("another watch", || front.asked("GET", WATCHES) == 2);
+        block_on(guard.release()).unwrap();
+        block_on(waiting.join().unwrap().release()).unwrap();
     });
     nothing_is_left(cluster(), &namespace);
 }

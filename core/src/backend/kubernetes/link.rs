@@ -46,7 +46,7 @@ const WATCHED_FOR: Duration = Duration::from_secs(290);
 const LONGEST_SILENCE: Duration = Duration::from_secs(150);
 /// A token in a file is read again after this time.
 const TOKEN_LASTS: Duration = Duration::from_secs(60);
-/// What a plugin gave is used no longer than until so long before its end.
+/// So long before its end what a plugin gave is asked for anew, and used until that is there.
 const BEFORE_ITS_END: Duration = Duration::from_secs(10);
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
@@ -58,20 +58,29 @@ pub(super) struct Link {
     pub(super) rt: Arc<dyn Runtime>,
     /// Where it led at first.
     place: Place,
-    way: Mutex<Option<Way>>,
+    ways: Mutex<Ways>,
     /// Where the API server is, for people to see.
     at: String,
     pace: Mutex<Pace>,
+}
+
+#[derive(Debug, Default)]
+struct Ways {
+    kept: Option<Way>,
+    /// The next one, while it is being found.
+    next: Option<oneshot::Receiver<Result<Way>>>,
 }
 
 /// A way that was found.
 #[derive(Clone)]
 struct Way {
     client: Client,
-    /// The URL of the collection.
+    /// The URL of the collection. Each way has its own.
     objects: Arc<str>,
     shows: Shows,
     until_ms: Option<u64>,
+    /// It was not found just now.
+    is_known: bool,
 }
 
 /// What is shown with each request.
@@ -115,7 +124,7 @@ impl Link {
     pub(super) fn new(address: Address, place: Place, rt: Arc<dyn Runtime>) -> Self {
         let pace = Mutex::new(Pace::new(address.qps));
         let at = format!(" {}", place.server);
-        Self { address, rt, place, way: Mutex::default(), at, pace }
+        Self { address, rt, place, ways: Mutex::default(), at, pace }
     }
 
     pub(super) fn at(&self) -> &str {
@@ -192,21 +201,24 @@ impl Link {
 
     /// All that happens after this version.
     pub(super) async fn watch(&self, after: u64) -> Result<BoxStream<'static, Result<Event>>> {
-        let way = self.way().await?;
         let seconds = WATCHED_FOR.as_secs();
         let only = match &self.address.shelf {
             Shelf::Leases => String::new(),
             Shelf::Annotations(of) => format!("&fieldSelector=metadata.name%3D{}", of.name),
         };
-        let url = format!(
-            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={after}{only}",
-            way.objects
-        );
-        let request = way.shows.with(way.client.get(url));
-        let response = match within(&self.rt, Some(AT_ONCE), pin!(request.send())).await {
-            Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(self.failed(error).await),
-            None => return Err(self.silent()),
+        let how = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}");
+        let response = loop {
+            let way = self.way().await?;
+            let url = format!("{}?{how}&resourceVersion={after}{only}", way.objects);
+            let request = way.shows.with(way.client.get(url));
+            let response = match within(&self.rt, Some(AT_ONCE), pin!(request.send())).await {
+                Some(Ok(response)) => response,
+                Some(Err(error)) => return Err(self.failed(error, &way).await),
+                None => return Err(self.silent()),
+            };
+            if response.status().as_u16() != 401 || !self.leave(&way).await {
+                break response;
+            }
         };
         match response.status().as_u16() {
             200 => {}
@@ -241,43 +253,77 @@ impl Link {
         content: &str,
         body: Option<&Value>,
     ) -> Result<Reply> {
-        let way = self.way().await?;
-        let mut request = way.client.request(method, format!("{}{path}", way.objects));
-        if let Some(body) = body {
-            request = request.header(header::CONTENT_TYPE, content).body(body.to_string());
+        loop {
+            let way = self.way().await?;
+            let mut request = way.client.request(method.clone(), format!("{}{path}", way.objects));
+            if let Some(body) = body {
+                request = request.header(header::CONTENT_TYPE, content).body(body.to_string());
+            }
+            let request = way.shows.with(request.header(header::ACCEPT, JSON));
+            let exchange = pin!(async { Reply::of(request.send().await?).await });
+            let reply = match within(&self.rt, Some(limit), exchange).await {
+                Some(Ok(reply)) => reply,
+                Some(Err(error)) => return Err(self.failed(error, &way).await),
+                None => return Err(self.silent()),
+            };
+            if reply.status != 401 || !self.leave(&way).await {
+                return Ok(reply);
+            }
         }
-        let request = way.shows.with(request.header(header::ACCEPT, JSON));
-        let exchange = pin!(async { Reply::of(request.send().await?).await });
-        let reply = match within(&self.rt, Some(limit), exchange).await {
-            Some(Ok(reply)) => reply,
-            Some(Err(error)) => return Err(self.failed(error).await),
-            None => return Err(self.silent()),
-        };
-        if reply.status == 401 {
-            self.way.lock().await.take();
-        }
-        Ok(reply)
     }
 
     /// Certificates change: after a refusal they are read again.
-    async fn failed(&self, error: reqwest::Error) -> Error {
+    async fn failed(&self, error: reqwest::Error, way: &Way) -> Error {
         let error = of_transport(error, self.at());
         if error.kind() == ErrorKind::Denied {
-            self.way.lock().await.take();
+            self.leave(way).await;
         }
         error
     }
 
-    /// The way there; it is found by whoever comes first.
+    /// Leaves a way that was refused; whether another one may lead there.
+    async fn leave(&self, way: &Way) -> bool {
+        let kept = &mut self.ways.lock().await.kept;
+        // Somebody may have found another one meanwhile.
+        kept.take_if(|kept| Arc::ptr_eq(&kept.objects, &way.objects));
+        way.is_known
+    }
+
+    /// The way there; it is found by whoever comes first. One that ends soon is used until the next one is found.
     async fn way(&self) -> Result<Way> {
-        let mut kept = self.way.lock().await;
+        let Ways { kept, next } = &mut *self.ways.lock().await;
         let now = self.rt.now();
-        if let Some(way) = &mut *kept
-            && way.until_ms.is_none_or(|until| now.wall + BEFORE_ITS_END < Duration::from_millis(until))
+        if let Some(way) = kept
+            && way.lasts_for(Duration::ZERO, now)
         {
+            if !way.lasts_for(BEFORE_ITS_END, now) {
+                if next.is_none() {
+                    *next = self.log_in(now).ok();
+                }
+                match next.as_mut().map(oneshot::Receiver::try_recv) {
+                    Some(Ok(None)) => {}
+                    Some(Ok(Some(Ok(found)))) => (*way, *next) = (Way { is_known: true, ..found }, None),
+                    // It is tried again.
+                    _ => *next = None,
+                }
+            }
             way.shows.refresh(now)?;
             return Ok(way.clone());
         }
+        let finding = match next {
+            Some(finding) => finding,
+            None => next.insert(self.log_in(now)?),
+        };
+        // Where a program does not end, this is still told.
+        let found = within(&self.rt, Some(LOGGED_IN_WITHIN + AT_ONCE), finding).await;
+        *next = None;
+        let way = found.ok_or_else(|| self.silent())?.map_err(|_| background::gone())??;
+        *kept = Some(Way { is_known: true, ..way.clone() });
+        Ok(way)
+    }
+
+    /// Begins to find a way.
+    fn log_in(&self, now: Moment) -> Result<oneshot::Receiver<Result<Way>>> {
         let login = self.address.cluster.login()?;
         let Place { server, namespace } = self.address.place(&login);
         if (&server, &namespace) != (&self.place.server, &self.place.namespace) {
@@ -293,10 +339,13 @@ impl Link {
         thread("windlass-login", move || drop(tell.send(find(login, &path, now)))).map_err(|error| {
             Error::new(ErrorKind::Unavailable, format!("no thread to log in by: {error}")).with_source(error)
         })?;
-        let found = within(&self.rt, Some(LOGGED_IN_WITHIN), told).await.ok_or_else(|| self.silent())?;
-        let way = found.map_err(|_| background::gone())??;
-        *kept = Some(way.clone());
-        Ok(way)
+        Ok(told)
+    }
+}
+
+impl Way {
+    fn lasts_for(&self, time: Duration, now: Moment) -> bool {
+        self.until_ms.is_none_or(|until| now.wall + time < Duration::from_millis(until))
     }
 }
 
@@ -342,7 +391,7 @@ fn find(login: Login, path: &str, now: Moment) -> Result<Way> {
         server.set_host(Some(name)).map_err(|error| invalid(&format!("tls-server-name is none: {error}")))?;
     }
     let credential = match &login.proof {
-        Proof::Plugin(plugin) => plugin.run()?,
+        Proof::Plugin(plugin) => plugin.run(LOGGED_IN_WITHIN)?,
         _ => Credential::default(),
     };
     if let Some(identity) = credential.identity.as_ref().or(login.identity.as_ref()) {
@@ -359,7 +408,8 @@ fn find(login: Login, path: &str, now: Moment) -> Result<Way> {
     };
     let client = builder.build().map_err(|error| invalid(&format!("way of TLS does not work: {error}")))?;
     let server = server.as_str().trim_end_matches('/');
-    Ok(Way { client, objects: format!("{server}{path}").into(), shows, until_ms: credential.until_ms })
+    let objects = format!("{server}{path}").into();
+    Ok(Way { client, objects, shows, until_ms: credential.until_ms, is_known: false })
 }
 
 impl Shows {

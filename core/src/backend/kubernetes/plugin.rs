@@ -1,8 +1,11 @@
 //! A program that a kubeconfig names for logging in (`exec`): it is run, and prints what we are to show.
 
 use std::{
+    io::{self, Read},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -12,7 +15,10 @@ use super::{
     lease::millis_of,
     login::{Login, text},
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    rt::thread,
+};
 
 const VERSIONS: [&str; 2] = ["client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"];
 
@@ -78,8 +84,8 @@ impl Plugin {
         })
     }
 
-    /// Runs it to its end: on a thread of its own.
-    pub(super) fn run(&self) -> Result<Credential> {
+    /// Runs it to its end, or for so long: on a thread of its own.
+    pub(super) fn run(&self, limit: Duration) -> Result<Credential> {
         let mut spec = json!({"interactive": false});
         if let Some(cluster) = &self.cluster {
             spec["cluster"] = cluster.clone();
@@ -89,7 +95,8 @@ impl Plugin {
         command.args(&self.arguments).envs(self.environment.iter().cloned());
         command.env("KUBERNETES_EXEC_INFO", info.to_string());
         let name = self.command.display();
-        let output = command.stdin(Stdio::null()).output().map_err(|error| {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = command.spawn().and_then(|child| output(child, limit)).map_err(|error| {
             let hint = self.hint.as_deref().map(|hint| format!("; {}", hint.trim())).unwrap_or_default();
             denied(format!("cannot run {name}, which the kubeconfig names for logging in: {error}{hint}"))
         })?;
@@ -121,6 +128,29 @@ impl Plugin {
     }
 }
 
+/// What it has said by its end. One that does not end in time is ended; what that has begun itself may go on, and keep its pipes.
+fn output(mut child: Child, limit: Duration) -> io::Result<Output> {
+    let (stdout, stderr) = (read(child.stdout.take())?, read(child.stderr.take())?);
+    let said = stdout.recv_timeout(limit).and_then(|said| Ok((said, stderr.recv_timeout(limit)?)));
+    if said.is_err() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    let (stdout, stderr) = said.map_err(|_| io::Error::other("it does not end"))?;
+    Ok(Output { status, stdout, stderr })
+}
+
+fn read(pipe: Option<impl Read + Send + 'static>) -> io::Result<mpsc::Receiver<Vec<u8>>> {
+    let (tell, told) = mpsc::channel();
+    thread("windlass-login-read", move || {
+        let mut said = Vec::new();
+        // What comes before an error is all there is.
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut said));
+        let _ = tell.send(said);
+    })?;
+    Ok(told)
+}
+
 fn encoded(bytes: &[u8]) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     STANDARD.encode(bytes)
@@ -137,6 +167,8 @@ mod tests {
 
     use super::*;
     use crate::backend::kubernetes::login::Proof;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     fn plugin(script: &str) -> Result<Plugin> {
         let text = format!(
@@ -166,10 +198,17 @@ mod tests {
     fn it_is_told_and_says_a_token() {
         let told = r#"case $KUBERNETES_EXEC_INFO in *https://here*) ;; *) exit 1 ;; esac"#;
         let said = says(r#"{"token":"of '$WHO'","expirationTimestamp":"1970-01-01T00:01:00Z"}"#);
-        let credential = plugin(&format!("{told}; {said}")).unwrap().run().unwrap();
+        let credential = plugin(&format!("{told}; {said}")).unwrap().run(LONG).unwrap();
         assert_eq!((credential.token.as_deref(), credential.until_ms), (Some("of ann"), Some(60_000)));
         let said = says(r#"{"clientCertificateData":"c","clientKeyData":"k"}"#);
-        assert_eq!(plugin(&said).unwrap().run().unwrap().identity.as_deref(), Some(&b"c\nk"[..]));
+        assert_eq!(plugin(&said).unwrap().run(LONG).unwrap().identity.as_deref(), Some(&b"c\nk"[..]));
+    }
+
+    #[test]
+    fn one_that_does_not_end_is_ended() {
+        let hangs = plugin("exec sleep 600").unwrap();
+        let Err(error) = hangs.run(Duration::from_millis(100)) else { panic!("it ended") };
+        assert!(error.message().ends_with("it does not end"), "{error}");
     }
 
     #[test]
@@ -179,12 +218,12 @@ mod tests {
             ("echo hello", "prints no credential"),
             (&*says("{}"), "prints no credential"),
         ] {
-            let Err(error) = plugin(script).unwrap().run() else { panic!("{script}") };
+            let Err(error) = plugin(script).unwrap().run(LONG) else { panic!("{script}") };
             assert!(error.kind() == ErrorKind::Denied && error.message().contains(why), "{error}");
         }
         let mut missing = plugin("").unwrap();
         (missing.command, missing.hint) = ("/nowhere/login".into(), Some("install it\n".to_owned()));
-        let Err(error) = missing.run() else { panic!("it ran") };
+        let Err(error) = missing.run(LONG) else { panic!("it ran") };
         assert!(error.message().ends_with("; install it"), "{error}");
     }
 }
