@@ -159,9 +159,18 @@ fn a_damaged_object_is_said() {
     assert_eq!(error.kind(), ErrorKind::Storage, "{error}");
     assert!(error.to_string().contains("kubectl delete lease lock"), "{error}");
     // Others are not harmed.
-    let guard = acquire(&ours, "other");
+    let guard = acquire(&ours, "a/b");
     assert_eq!(block_on(ours.list("")).unwrap().len(), 1);
-    block_on(guard.release()).unwrap();
+    // Without what stood in it the name of this one says nothing.
+    let all = cluster().leases(&namespace);
+    let hashed =
+        all.iter().find_map(|lease| lease["metadata"]["name"].as_str().filter(|name| *name != "lock"));
+    let nothing = json!({"metadata": {"annotations": {"windlass/lock": null}}});
+    cluster().ask("PATCH", &format!("{}/{}", leases(&namespace), hashed.unwrap()), Some(&nothing));
+    let error = block_on(locker(&cluster().url(&namespace)).lock("a/b").timeout(TTL)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage, "{error}");
+    assert!(error.to_string().contains(&format!("kubectl delete lease {}", hashed.unwrap())), "{error}");
+    drop(guard);
 }
 
 /// Two lockers at two locks in one object do not get in each other's way, and what others write beside them stays.

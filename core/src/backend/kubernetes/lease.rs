@@ -45,21 +45,15 @@ pub(super) fn read(object: &Value) -> Result<Option<Seen>> {
     let meta = &object["metadata"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let object_name = text(&meta["name"]);
-    let damaged = |what: &str| {
-        let message = format!(
-            "the Lease {object_name} has {what}: if nobody needs it, `kubectl delete lease {object_name}`"
-        );
-        Error::new(ErrorKind::Storage, message)
-    };
     let version = version(meta)?;
     let ours = meta["annotations"][ANNOTATION].as_str();
     let ours: Option<Written> = ours
         .map(serde_json::from_str)
         .transpose()
-        .map_err(|_| damaged("something else in its annotation windlass/lock"))?;
+        .map_err(|_| damaged(object, "something else in its annotation windlass/lock"))?;
     let (prefix, name, mut doc): (String, Name, Doc) = match ours {
         Some(ours) => {
-            let name = ours.name.parse().map_err(|_| damaged("no name of a lock"))?;
+            let name = ours.name.parse().map_err(|_| damaged(object, "no name of a lock"))?;
             (ours.prefix.clone(), name, ours.doc(version))
         }
         None => {
@@ -84,6 +78,17 @@ pub(super) fn read(object: &Value) -> Result<Option<Seen>> {
         renewed_ms: spec["renewTime"].as_str().and_then(millis_of),
     };
     Ok(Some(Seen { version, prefix, name: Some(name), doc, rest: AnyRest::Lease(rest) }))
+}
+
+/// ... that is to have a lock.
+pub(super) fn read_one(object: &Value) -> Result<Seen> {
+    read(object)?.ok_or_else(|| damaged(object, "lost its annotation windlass/lock"))
+}
+
+fn damaged(object: &Value, what: &str) -> Error {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let message = format!("the Lease {name} has {what}: if nobody needs it, `kubectl delete lease {name}`");
+    Error::new(ErrorKind::Storage, message)
 }
 
 /// The resource version of an object or a list. It is a number that grows with each change in the whole cluster.

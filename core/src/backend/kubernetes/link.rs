@@ -467,7 +467,7 @@ impl Lines {
 fn event(line: &[u8]) -> Result<Event> {
     let strange = || Error::new(ErrorKind::Unavailable, "the watch tells something that is not understood");
     let mut line: Value = serde_json::from_slice(line).map_err(|_| strange())?;
-    let object = line["object"].take();
+    let object = line.get_mut("object").map(Value::take).unwrap_or_default();
     match line["type"].as_str() {
         Some("ADDED" | "MODIFIED") => Ok(Event::Is(object)),
         Some("DELETED") => Ok(Event::Gone(object)),
@@ -487,6 +487,13 @@ mod tests {
         backend::kubernetes::{address::Settings, login::Cluster},
         rt::Native,
     };
+
+    #[test]
+    fn what_a_watch_tells_that_is_no_event() {
+        for line in ["7", "[]", "null", "\"ADDED\"", "{}", "{\"type\":\"BOOKMARK\"}", "{"] {
+            assert!(event(line.as_bytes()).is_err(), "{line}");
+        }
+    }
 
     #[tokio::test]
     async fn a_kubeconfig_that_leads_elsewhere_is_not_followed() {

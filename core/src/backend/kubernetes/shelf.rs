@@ -122,7 +122,7 @@ impl Shelf {
     pub(super) fn read_one(&self, key: &str, object: Option<&Value>) -> Result<Option<Seen>> {
         match (self, object) {
             (Self::Leases, None) => Ok(None),
-            (Self::Leases, Some(object)) => lease::read(object),
+            (Self::Leases, Some(object)) => lease::read_one(object).map(Some),
             (Self::Annotations(of), None) if of.create => Ok(None),
             (Self::Annotations(of), None) => Err(of.missing()),
             (Self::Annotations(_), Some(object)) => annotation::read_one(key, object).map(Some),
