@@ -244,7 +244,7 @@ impl Space {
                 self.hub.known().forget(object, version.unwrap_or_default());
                 return Ok((after.answers, sent));
             }
-            let seen = self.read(batch, Some(&answer))?;
+            let seen = self.read(batch, Some(&answer), &BTreeMap::new())?;
             as_made(batch, &mut after.answers, &seen);
             if !seen.values().flatten().any(Seen::is_unsettled) {
                 return Ok((after.answers, sent));
@@ -283,15 +283,19 @@ impl Space {
     }
 
     async fn look(&self, object: &str, batch: &[Slip]) -> Result<Before> {
+        let known = |slip: &Slip| Some((slip.key.clone(), self.hub.known().lock(&slip.key).0?.0.version));
+        let known = batch.iter().filter_map(known).collect();
         let found = self.link.get(object).await?;
-        Ok(Before { seen: self.read(batch, found.as_ref())?, fresh: true })
+        Ok(Before { seen: self.read(batch, found.as_ref(), &known)?, fresh: true })
     }
 
-    /// The locks of a batch in an object, which are known from now on.
+    /// The locks of a batch in an object, which are known from now on. One that is not there has gone after the version that was
+    /// `known` of it before this was asked: what has come to be known since is newer.
     fn read(
         &self,
         batch: &[Slip],
         object: Option<&serde_json::Value>,
+        known: &BTreeMap<String, u64>,
     ) -> Result<BTreeMap<String, Option<Seen>>> {
         let mut all = BTreeMap::new();
         for slip in batch {
@@ -301,7 +305,7 @@ impl Space {
             let seen = self.link.address.shelf.read_one(&slip.key, object)?;
             match &seen {
                 Some(seen) => self.hub.known().see(&self.link, &slip.key, seen.clone()),
-                None => self.hub.known().forget(&slip.key, u64::MAX),
+                None => self.hub.known().forget(&slip.key, known.get(&slip.key).copied().unwrap_or_default()),
             }
             all.insert(slip.key.clone(), seen);
         }

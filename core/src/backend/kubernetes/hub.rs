@@ -141,7 +141,7 @@ impl Known {
         self.changed.notify(usize::MAX);
     }
 
-    /// It is gone, at this version or, where that is not known, since the one that is known here.
+    /// It is gone, at this version or after it.
     pub(super) fn forget(&self, object: &str, version: u64) {
         let mut state = self.state();
         if state.locks.get(object).is_some_and(|(known, _)| known.version <= version) {
