@@ -15,7 +15,7 @@ use crate::{
     ask::{Ask, Claim, Entry, Grant, Mode, Term, Waiting},
     backend::OnWaiting,
     background,
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, LostReason, Result},
     lease::has_just_begun,
     name::ClaimId,
     time::{Millis, Moment},
@@ -174,11 +174,14 @@ impl Space {
                         Some(Duration::ZERO) => {
                             self.order(&claim.name, Order::Bury(dead.clone())).await?;
                             let (lock, _) = known.lock(&object);
-                            let lives = |(id, beat): &(ClaimId, u64)| {
-                                let holder = lock.as_ref().and_then(|(seen, _)| seen.doc.holder(*id));
-                                holder.is_some_and(|holder| holder.beat != *beat)
+                            // Whoever lives on, or has gone by itself.
+                            let was_not_dead = |(id, beat): &(ClaimId, u64)| {
+                                lock.as_ref().is_some_and(|(seen, _)| match seen.doc.holder(*id) {
+                                    Some(holder) => holder.beat != *beat,
+                                    None => seen.doc.why_gone(*id) != Some(LostReason::Expired),
+                                })
                             };
-                            if dead.holders.iter().any(lives) {
+                            if dead.holders.iter().any(was_not_dead) {
                                 self.hub.distrust();
                             }
                         }
