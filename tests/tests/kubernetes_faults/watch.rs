@@ -114,6 +114,33 @@ fn one_that_is_asked_who_it_is() {
     nothing_is_left(cluster(), &namespace);
 }
 
+/// Whoever waits asks again when its watch breaks, and does not stand in line for that behind others.
+#[test]
+fn one_that_breaks_costs_no_turn() {
+    const MORE: usize = 10;
+    let (front, namespace, url) = front();
+    let (ours, other) = (locker(&(url + "&qps=1")), locker(&cluster().url(&namespace)));
+    let guard = acquire(&other, "lock");
+    thread::scope(|scope| {
+        let waiting = waits(scope, ours.lock("lock"));
+        until("the watch", || front.asked("GET", WATCHES) == 1);
+        for n in 0..MORE {
+            let ours = &ours;
+            scope.spawn(move || block_on(acquire(ours, &format!("more {n}")).release()).unwrap());
+        }
+        thread::sleep(LASTED);
+        front.set(Next { late_watches: 2, ..Next::default() });
+        front.cut();
+        until("a watch that is not late", || front.asked("GET", WATCHES) >= 4);
+        block_on(guard.release()).unwrap();
+        let released = Instant::now();
+        block_on(waiting.join().unwrap().release()).unwrap();
+        let took = released.elapsed();
+        assert!(took < Duration::from_secs(MORE as u64 / 2), "after {took:?}");
+    });
+    nothing_is_left(cluster(), &namespace);
+}
+
 /// One lock whose renewals come too late costs no other one of the same locker.
 #[test]
 fn a_slow_lock_is_slow_alone() {

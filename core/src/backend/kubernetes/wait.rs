@@ -50,7 +50,10 @@ impl Space {
     ) -> Result<Option<Grant>> {
         let claim = ask.claim();
         let sealed = Ask { claim_id: seal(ask.claim_id), ..ask.clone() };
-        self.link.turn().await;
+        // Who asks again has had its turn, and may be let in at any moment.
+        if !self.knows(&claim) {
+            self.link.turn().await;
+        }
         let asked = self.link.rt.now();
         let mut done = self.order(&ask.name, Order::Acquire(sealed.clone())).await?;
         if done.answer == Answer::Busy && self.bury_by_the_way(&claim).await? {
@@ -64,6 +67,11 @@ impl Space {
             Answer::Waits => self.wait(&claim, Until::LetIn { asked }, waiting).await.map(Some),
             _ => Err(gone()),
         }
+    }
+
+    fn knows(&self, claim: &Claim) -> bool {
+        let (lock, id) = (self.hub.known().lock(&self.key(&claim.name)).0, seal(claim.id));
+        lock.is_some_and(|(seen, _)| seen.doc.holder(id).is_some() || seen.doc.place(id).is_some())
     }
 
     /// One who only tries finds the lock taken, by somebody who looks dead. Where all only try nobody would ever see a death: so
