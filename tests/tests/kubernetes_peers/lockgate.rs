@@ -249,6 +249,22 @@ fn readers_of_lockgate_starve_no_writer() {
     map.nothing_is_left();
 }
 
+/// A reader of lockgate that comes and goes leaves the record of all with its own short lease: ours hold on, whatever TTL they want.
+#[test]
+fn readers_hold_on_whatever_their_ttl() {
+    let map = map();
+    let mut lockgate = map.lockgate();
+    let ours = block_on(ConnectOptions::new().ttl(6 * DEAD).connect(&map.url)).unwrap();
+    let guard = block_on(ours.lock("lock").shared()).unwrap();
+    lockgate.ask(&format!("try 1 {NAME} shared -"), "acquired 1");
+    lockgate.ask("release 1", "released 1");
+    thread::sleep(DEAD + 2 * LOOKS);
+    lockgate.ask(&format!("try 2 {NAME} exclusive -"), "busy 2");
+    guard.check().unwrap();
+    block_on(guard.release()).unwrap();
+    map.nothing_is_left();
+}
+
 /// A number in a file is counted up by both, and no step is lost.
 #[test]
 fn taking_turns() {

@@ -38,6 +38,9 @@ mod record;
 
 use record::{Belongs, Record, full_name, has_readers, ours};
 
+/// lockgate's readers count the lease of all who share a lock anew whenever they speak, and whoever of lockgate comes then takes
+/// the lock of those who are silent for longer.
+pub(super) const LONGEST_SHARED: Duration = record::TTL;
 const THEIRS: &str = "lockgate.io/";
 const OURS: &str = "windlass/";
 /// More annotations than this the API server does not take, in bytes; a little is left for those of others.
@@ -453,8 +456,7 @@ mod tests {
     #[test]
     fn lockgates_line_is_next_when_nobody_of_ours_waits() {
         let mut waits = lockgates(1, false);
-        waits["QueueMembers"] =
-            json!({"me": member(2_005), "gone": member(1_999)});
+        waits["QueueMembers"] = json!({"me": member(2_005), "gone": member(1_999)});
         let mut object = done(&empty(), &[claim(1, Mode::Exclusive)], 7);
         let record = theirs(&object).unwrap();
         let record =

@@ -89,6 +89,19 @@ impl Shelf {
         }
     }
 
+    /// Whether its objects are looked for by a list, which has a version of its own.
+    pub(super) fn is_listed(&self) -> bool {
+        !matches!(self, Self::Annotations(Object { create: false, .. }))
+    }
+
+    /// The longest TTL of who comes as a reader.
+    pub(super) fn longest_shared(&self) -> Duration {
+        match self {
+            Self::Leases => Duration::MAX,
+            Self::Annotations(_) => annotation::LONGEST_SHARED,
+        }
+    }
+
     /// The path of the collection that the objects are in.
     pub(super) fn path(&self, namespace: &str) -> String {
         match self {

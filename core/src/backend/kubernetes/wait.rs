@@ -49,7 +49,10 @@ impl Space {
         waiting: OnWaiting<'_>,
     ) -> Result<Option<Grant>> {
         let claim = ask.claim();
-        let sealed = Ask { claim_id: seal(ask.claim_id), ..ask.clone() };
+        let mut sealed = Ask { claim_id: seal(ask.claim_id), ..ask.clone() };
+        if ask.mode == Mode::Shared {
+            sealed.ttl = ask.ttl.min(self.link.address.shelf.longest_shared());
+        }
         // Who asks again has had its turn, and may be let in at any moment.
         if !self.knows(&claim) {
             self.link.turn().await;
