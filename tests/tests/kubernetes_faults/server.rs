@@ -1,11 +1,13 @@
 //! An API server that dies, hangs or has lost its etcd, and one that many contend at.
 
 use std::{
+    pin::pin,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt;
 use rustix::process::Signal;
 use windlass::ErrorKind;
 use windlass_tests::{
@@ -55,6 +57,31 @@ fn killed_and_stopped() {
         block_on(second.join().unwrap().release()).unwrap();
     });
     nothing_is_left(&cluster, &namespace);
+}
+
+/// An object that has not changed for longer than the API server remembers is watched all the same.
+#[test]
+fn annotations_after_a_restart() {
+    let mut cluster = Cluster::start();
+    let namespace = cluster.namespace();
+    let url = cluster.url_of_new_configmap(&namespace, "locks");
+    for newer in ["a", "b", "c"] {
+        cluster.url_of_new_configmap(&namespace, newer);
+    }
+    cluster.kill_apiserver();
+    cluster.start_apiserver();
+    cluster.until_ready();
+    let (watches, takes) = (locker(&url), locker(&url));
+    thread::scope(|scope| {
+        let change = scope.spawn(|| {
+            let mut changes = pin!(block_on(watches.watch("")).unwrap());
+            block_on(changes.next()).unwrap()
+        });
+        thread::sleep(Duration::from_secs(2));
+        let guard = acquire(&takes, "lock");
+        assert_eq!(change.join().unwrap().unwrap().holders.len(), 1);
+        block_on(guard.release()).unwrap();
+    });
 }
 
 /// Nobody believes to hold what another holds while the API server comes and goes.

@@ -276,6 +276,11 @@ impl Watcher {
             let begun = self.link.rt.monotonic();
             match self.watch(from).await {
                 Ok(Ended::TooOld) if !listed => self.from = None,
+                // An object may be older than all that the API server remembers.
+                Ok(Ended::TooOld) if from > 0 && !self.link.address.shelf.is_listed() => {
+                    self.from = Some(0);
+                    continue;
+                }
                 // One that is cut again and again needs a pause.
                 Ok(Ended::Cut) if self.link.rt.monotonic().since(begun) > LASTED => {}
                 Ok(_) => return broke(self.link.at()),

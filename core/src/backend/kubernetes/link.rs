@@ -199,14 +199,15 @@ impl Link {
         }
     }
 
-    /// All that happens after this version.
+    /// All that happens after this version; after 0: the objects as they are, and what happens then.
     pub(super) async fn watch(&self, after: u64) -> Result<BoxStream<'static, Result<Event>>> {
         let seconds = WATCHED_FOR.as_secs();
         let only = match &self.address.shelf {
             Shelf::Leases => String::new(),
             Shelf::Annotations(of) => format!("&fieldSelector=metadata.name%3D{}", of.name),
         };
-        let how = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}");
+        // What begins with the objects has marks only where the API server and its etcd are new.
+        let how = format!("watch=true&allowWatchBookmarks={}&timeoutSeconds={seconds}", after > 0);
         let response = loop {
             let way = self.way().await?;
             let url = format!("{}?{how}&resourceVersion={after}{only}", way.objects);
