@@ -11,6 +11,7 @@ mod sessions;
 mod storage;
 
 use std::{
+    net::SocketAddr,
     process::Command,
     sync::{
         OnceLock,
@@ -25,6 +26,7 @@ use windlass_tests::{
     etcd::{Cluster, Release, Setup},
     place::{Folder, acquire, block_on, waits},
     processes::Program,
+    server_process::port_to_keep,
 };
 
 /// One member that no test harms.
@@ -53,6 +55,11 @@ fn worker(url: &str) -> (Program, Folder) {
     let mut worker = Command::new(env!("CARGO_BIN_EXE_windlass-tests-worker"));
     let worker = Program::start(worker.arg(format!("{url}?ttl=2s")).arg(folder.path("log")));
     (worker, folder)
+}
+
+/// An address at which nobody listens.
+fn port_of_nobody() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port_to_keep()))
 }
 
 /// Nothing is left of whatever was under way.

@@ -6,15 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass::ErrorKind;
+use windlass::{ConnectOptions, ErrorKind};
 use windlass_tests::{
     adversity::{self, Net},
     crowd::Crowd,
     place::{PATIENCE, block_on},
+    processes::until,
     proxy::{Faults, Proxy},
 };
 
-use super::{SLACK, TTL, acquire, etcd, locker, prefix};
+use super::{SLACK, TTL, acquire, etcd, locker, port_of_nobody, prefix, waits};
 
 fn net() -> Net {
     let (proxy, prefix) = (Proxy::before(etcd().address(0)), prefix());
@@ -92,6 +93,46 @@ fn a_release_that_arrives_late_releases() {
     releasing.join().unwrap().unwrap();
     kept.check().unwrap();
     block_on(kept.release()).unwrap();
+    net.nothing_is_left();
+}
+
+/// What becomes of one claim of a session costs another claim of it no place: not even when that is its last one, and moves to
+/// another session.
+#[test]
+fn a_waiter_whose_session_is_given_up_keeps_its_place() {
+    let net = net();
+    let url = etcd().url(net.url.rsplit('/').next().unwrap());
+    let [ours, theirs] = [("first", &net.url), ("second", &url)]
+        .map(|(owner, url)| block_on(ConnectOptions::new().owner(owner).connect(url)).unwrap());
+    let (in_the_way, released) = (acquire(&net.other, "lock"), acquire(&ours, "released"));
+    let waiters = || -> Vec<String> {
+        let line = block_on(theirs.list("lock")).unwrap().remove(0);
+        line.waiters.into_iter().map(|waiter| waiter.owner.owner).collect()
+    };
+    thread::scope(|scope| {
+        let first = waits(scope, ours.lock("lock"));
+        let second = waits(scope, theirs.lock("lock"));
+        assert_eq!(waiters(), ["first", "second"]);
+        // A release without an answer: the session is given up when its claims have left it.
+        net.proxy.hold_up();
+        let releasing = thread::spawn(move || block_on(released.release()));
+        thread::sleep(Duration::from_millis(200));
+        net.proxy.reset();
+        let _ = releasing.join().unwrap();
+        until("the release", || block_on(theirs.list("released")).unwrap().is_empty());
+        // Longer than it is tried again for.
+        thread::sleep(Duration::from_secs(1));
+        // An outage in which the first one finds that it cannot look: it asks again.
+        net.proxy.lead_to(port_of_nobody());
+        net.proxy.reset();
+        thread::sleep(Duration::from_millis(500));
+        net.proxy.lead_to(etcd().address(0));
+        thread::sleep(2 * TTL);
+        assert_eq!(waiters(), ["first", "second"]);
+        block_on(in_the_way.release()).unwrap();
+        block_on(first.join().unwrap().release()).unwrap();
+        block_on(second.join().unwrap().release()).unwrap();
+    });
     net.nothing_is_left();
 }
 

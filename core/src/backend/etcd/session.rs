@@ -17,7 +17,7 @@
 //! and, while one waits, from here. A lease that nobody uses runs out, and the next acquire makes another.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -26,12 +26,7 @@ use etcd_client::{Client, Compare, CompareOp, TxnOp};
 use event_listener::Event;
 use futures_util::FutureExt;
 
-use super::{
-    Space,
-    line::Member,
-    post::{Done, Order},
-    trouble::Trouble,
-};
+use super::{Space, line::Member, post::Order, trouble::Trouble, wait::Put};
 use crate::{
     ask::{Claim, Grant, Mode, Term},
     error::{Error, ErrorKind, LostReason, Result},
@@ -68,6 +63,11 @@ impl Lease {
 
     pub(super) fn term(&self) -> Term {
         Term { counted_from: self.state().counted_from, ttl: self.ttl }
+    }
+
+    /// One more hangs on it, or may.
+    pub(super) fn begin(&self) {
+        self.state().claims += 1;
     }
 
     /// Whether something may still be put on it that nobody wants.
@@ -178,8 +178,7 @@ impl Space {
         Ok(lease)
     }
 
-    /// Takes a claim that holds from a tainted lease to another one, if one can be had: its place and its token stay. The old lease
-    /// has it until that is certain, because it is revoked when it has no more.
+    /// Takes a claim that holds from a tainted lease to another one, if one can be had: its place and its token stay.
     ///
     /// # Errors
     /// When nobody knows on which of the two its key is.
@@ -196,21 +195,9 @@ impl Space {
                 return Ok(());
             }
         };
-        fresh.state().claims += 1;
-        let outcome = self.post.send(self.to_lease(&claim, &mine, &fresh)).await;
-        if let Ok(Done { so: true, .. }) = outcome {
-            let left =
-                self.session.change(claim.id, |known| std::mem::replace(&mut known.lease, fresh.clone()));
-            // Released meanwhile, its deletion came after this.
-            self.leave(&left.unwrap_or(fresh));
-            return Ok(());
-        }
-        if let Err(trouble) = &outcome {
-            self.not_put(&claim, &fresh, trouble);
-        }
-        self.leave(&fresh);
-        match outcome {
-            Ok(_) => {
+        match self.put(&claim, self.to_lease(&claim, &mine, &fresh), &fresh).await {
+            Ok(Put::Fresh(..)) => Ok(()),
+            Ok(Put::Not(_)) => {
                 let message = "the claim has changed while it was renewed";
                 Err(Trouble::Unknown(Error::new(ErrorKind::Unavailable, message)))
             }
@@ -258,26 +245,29 @@ impl Space {
         grant
     }
 
-    /// A claim begins to hang on a lease, or goes over to it.
-    pub(super) fn enroll(self: &Arc<Self>, claim: &Claim, mode: Mode, lease: &Arc<Lease>) {
-        lease.state().claims += 1;
-        let left = match self.session.claims().entry(claim.id) {
-            Entry::Occupied(mut known) => Some(std::mem::replace(&mut known.get_mut().lease, lease.clone())),
-            Entry::Vacant(slot) => {
-                slot.insert(Known {
-                    name: claim.name.clone(),
-                    mode,
-                    lease: lease.clone(),
-                    created: 0,
-                    held: None,
-                    in_doubt: Vec::new(),
-                    told: false,
-                });
-                None
+    /// A claim that was not known is to hang on this lease.
+    pub(super) fn enroll(&self, claim: &Claim, mode: Mode, lease: &Arc<Lease>) {
+        self.session.claims().entry(claim.id).or_insert_with(|| {
+            lease.begin();
+            Known {
+                name: claim.name.clone(),
+                mode,
+                lease: lease.clone(),
+                created: 0,
+                held: None,
+                in_doubt: Vec::new(),
+                told: false,
             }
-        };
-        if let Some(left) = left {
-            self.leave(&left);
+        });
+    }
+
+    /// A claim's key has been put on this lease, whatever it was on before.
+    pub(super) fn has_put(self: &Arc<Self>, claim: &Claim, lease: &Arc<Lease>) {
+        let left = self.session.change(claim.id, |known| std::mem::replace(&mut known.lease, lease.clone()));
+        match left {
+            Some(left) => self.leave(&left),
+            // It has ended meanwhile. A release has its deletion come after this, others know of another lease only.
+            None => self.sweep(self.keys.of(claim), lease.clone(), None),
         }
     }
 
@@ -288,12 +278,13 @@ impl Space {
             Trouble::Unknown(_) => self.doubt(claim, lease),
             Trouble::Refused(_) => {}
         }
+        self.leave(lease);
     }
 
     /// A put on this lease has no answer.
     fn doubt(self: &Arc<Self>, claim: &Claim, lease: &Arc<Lease>) {
         self.taint(lease);
-        lease.state().claims += 1;
+        lease.begin();
         let now = self.rt.now();
         let known = self.session.change(claim.id, |known| known.in_doubt.push((lease.clone(), now)));
         if known.is_none() {

@@ -28,7 +28,7 @@ use crate::{
 pub(super) const TRIES: usize = 50;
 
 /// What became of a put.
-enum Put {
+pub(super) enum Put {
     /// The key was put there just now, at this revision.
     Fresh(i64, Vec<TxnOpResponse>),
     /// What it was conditional on is not so; this was read instead.
@@ -105,8 +105,10 @@ impl Space {
                     });
                     match there {
                         Some(mine) => {
-                            if !self.move_here(&claim, &mine, &lease).await.map_err(Trouble::into_error)? {
-                                continue;
+                            match self.move_here(&claim, &mine, &lease).await {
+                                Ok(true) => {}
+                                Ok(false) | Err(Trouble::LeaseGone) => continue,
+                                Err(trouble) => return Err(trouble.into_error()),
                             }
                             let standing = self.standing(&claim, mine.mode, mine.created).await;
                             let standing = standing.map_err(Trouble::into_error)?;
@@ -129,14 +131,23 @@ impl Space {
         Err(came_between())
     }
 
-    /// Puts a key. What follows from the answer is seen to also for one who does not wait for it.
-    async fn put(self: &Arc<Self>, claim: &Claim, order: Order, lease: &Arc<Lease>) -> Result<Put, Trouble> {
+    /// Puts a key on a lease. What follows from the answer is seen to also for one who does not wait for it. The lease that has
+    /// the claim so far has it until then, because it may be revoked when it has no more.
+    pub(super) async fn put(
+        self: &Arc<Self>,
+        claim: &Claim,
+        order: Order,
+        lease: &Arc<Lease>,
+    ) -> Result<Put, Trouble> {
+        lease.begin();
         let answer = self.post.put_in(order);
         let (space, claim, lease) = (self.clone(), claim.clone(), lease.clone());
         let put = to_its_end(&*self.rt, async move {
             let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
-            if let Err(trouble) = &answer {
-                space.not_put(&claim, &lease, trouble);
+            match &answer {
+                Ok(done) if done.so => space.has_put(&claim, &lease),
+                Ok(_) => space.leave(&lease),
+                Err(trouble) => space.not_put(&claim, &lease, trouble),
             }
             answer
         });
