@@ -72,7 +72,7 @@ impl Space {
     /// A claim that has no key is known no longer.
     fn forget(self: &Arc<Self>, claim: &Claim) -> Option<()> {
         let known = self.session.claims().remove(&claim.id)?;
-        self.end(&self.keys.of(claim), known, true);
+        self.end(claim, known, true);
         Some(())
     }
 
@@ -106,7 +106,7 @@ impl Space {
             return Renewal::Lost(held.lease.over().unwrap_or(LostReason::ForceReleased));
         };
         match (held, kept) {
-            (Some(held), Some(kept)) if held.lease.id == member.lease => match kept {
+            (Some(held), Some(kept)) if held.hangs_with(&member) => match kept {
                 Ok(()) => {
                     if held.lease.is_tainted() {
                         let go_over = self.clone().go_over(claim.clone(), member, held.lease.ttl);
@@ -119,7 +119,8 @@ impl Space {
                         known.held = Some(now);
                         known.grant()
                     });
-                    Renewal::Renewed(renewed.unwrap_or_else(|| held.grant()))
+                    // It has ended here meanwhile, and its key goes.
+                    renewed.map_or(Renewal::NotHeld, Renewal::Renewed)
                 }
                 Err(Trouble::LeaseGone) => {
                     self.forget(claim);
@@ -150,8 +151,10 @@ impl Space {
             }
             if let Some(seconds) = u64::try_from(ttl?.granted_ttl()).ok().filter(|seconds| *seconds > 0) {
                 let lease = self.fresh_lease(Duration::from_secs(seconds)).await?;
-                if self.move_here(&claim, &member, &lease).await? {
-                    return Ok(self.holds(&claim));
+                match self.move_here(&claim, &member, &lease, Some(self.rt.now())).await {
+                    Ok(true) => return Ok(self.holds(&claim)),
+                    Ok(false) | Err(Trouble::LeaseGone) => {}
+                    Err(trouble) => return Err(trouble),
                 }
             }
             match self.some(&[self.keys.of(&claim)]).await?.pop().flatten() {
@@ -177,49 +180,60 @@ impl Space {
         let answer = self.post.put_in(Order {
             lines: vec![self.keys.line(&claim.name).from],
             when: Vec::new(),
-            then: vec![TxnOp::delete(key.clone(), None)],
-            otherwise: Vec::new(),
             bytes: key.len(),
+            then: vec![TxnOp::delete(key, None)],
+            otherwise: Vec::new(),
         });
-        let space = self.clone();
+        let (space, claim) = (self.clone(), claim.clone());
         to_its_end(&*self.rt, async move {
             let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
             if let Some(known) = known {
                 if answer.is_err() {
                     space.taint(&known.lease);
                 }
-                space.end(&key, known, answer.is_ok());
+                space.end(&claim, known, answer.is_ok());
             }
             answer.map(drop)
         })
     }
 
+    /// It is a renewal, too: what it answers is believed for a whole term.
     async fn downgrade(self: &Arc<Self>, claim: &Claim, to: Mode) -> Result<Grant> {
-        let known = self.session.known(claim).filter(|known| known.held.is_some()).ok_or_else(gone)?;
-        if known.mode == to {
-            return Ok(known.grant());
-        }
-        if (known.mode, to) != (Mode::Exclusive, Mode::Shared) {
-            let message = format!("a claim that is {} cannot become {to}", known.mode);
-            return Err(Error::new(ErrorKind::InvalidInput, message));
-        }
         let key = self.keys.of(claim);
-        let found = self.some(std::slice::from_ref(&key)).await.map_err(Trouble::into_error)?;
-        let member = found.into_iter().flatten().next().ok_or_else(gone)?;
-        let value = value::write(to, &member.owner);
-        let order = Order {
-            lines: vec![self.keys.line(&claim.name).from],
-            when: vec![Compare::create_revision(key.clone(), CompareOp::Equal, member.created)],
-            bytes: value.len() + 2 * key.len(),
-            then: vec![TxnOp::put(key, value, Some(PutOptions::new().with_ignore_lease()))],
-            otherwise: Vec::new(),
-        };
-        let done = self.post.send(order).await.map_err(Trouble::into_error)?;
-        let changed = self.session.change(claim.id, |known| {
-            known.mode = to;
-            known.grant()
-        });
-        changed.filter(|_| done.so).ok_or_else(gone)
+        for _ in 0..TRIES {
+            let found = self.some(std::slice::from_ref(&key)).await.map_err(Trouble::into_error)?;
+            let member = found.into_iter().flatten().next().ok_or_else(gone)?;
+            let known = self.session.known(claim).filter(|known| known.hangs_with(&member));
+            if known.is_none_or(|known| known.held.is_none()) {
+                let attach = to_its_end(&*self.rt, self.clone().attach(claim.clone(), member));
+                attach.await.map_err(Trouble::into_error)?.ok_or_else(gone)?;
+                continue;
+            }
+            if member.mode != to {
+                if (member.mode, to) != (Mode::Exclusive, Mode::Shared) {
+                    let message = format!("a claim that is {} cannot become {to}", member.mode);
+                    return Err(Error::new(ErrorKind::InvalidInput, message));
+                }
+                let value = value::write(to, &member.owner);
+                let order = Order {
+                    lines: vec![self.keys.line(&claim.name).from],
+                    when: vec![Compare::mod_revision(key.clone(), CompareOp::Equal, member.modified)],
+                    bytes: value.len() + 2 * key.len(),
+                    then: vec![TxnOp::put(key.clone(), value, Some(PutOptions::new().with_ignore_lease()))],
+                    otherwise: Vec::new(),
+                };
+                if !self.post.send(order).await.map_err(Trouble::into_error)?.so {
+                    continue;
+                }
+            }
+            let now = self.rt.now();
+            let changed = self.session.change(claim.id, |known| {
+                (known.mode, known.held) = (to, Some(now));
+                known.grant()
+            });
+            return changed.ok_or_else(gone);
+        }
+        Err(came_between())
     }
 }
 

@@ -9,6 +9,7 @@ mod members;
 mod network;
 mod sessions;
 mod storage;
+mod terms;
 
 use std::{
     net::SocketAddr,

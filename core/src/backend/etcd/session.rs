@@ -102,6 +102,11 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// Whether it is this key that is known, on the lease that is known.
+    pub(super) fn hangs_with(&self, member: &Member) -> bool {
+        (self.created, self.lease.id) == (member.created, member.lease)
+    }
+
     pub(super) fn grant(&self) -> Grant {
         Grant {
             fencing_token: super::line::token(self.created),
@@ -245,20 +250,28 @@ impl Space {
         grant
     }
 
-    /// A claim that was not known is to hang on this lease.
-    pub(super) fn enroll(&self, claim: &Claim, mode: Mode, lease: &Arc<Lease>) {
-        self.session.claims().entry(claim.id).or_insert_with(|| {
+    /// A claim that was not known is to hang on this lease; `held`: since when it holds. What is known of it.
+    pub(super) fn enroll(
+        &self,
+        claim: &Claim,
+        mode: Mode,
+        lease: &Arc<Lease>,
+        held: Option<Moment>,
+    ) -> Known {
+        let mut claims = self.session.claims();
+        let known = claims.entry(claim.id).or_insert_with(|| {
             lease.begin();
             Known {
                 name: claim.name.clone(),
                 mode,
                 lease: lease.clone(),
                 created: 0,
-                held: None,
+                held,
                 in_doubt: Vec::new(),
                 told: false,
             }
         });
+        known.clone()
     }
 
     /// A claim's key has been put on this lease, whatever it was on before.
@@ -267,7 +280,7 @@ impl Space {
         match left {
             Some(left) => self.leave(&left),
             // It has ended meanwhile. A release has its deletion come after this, others know of another lease only.
-            None => self.sweep(self.keys.of(claim), lease.clone(), None),
+            None => self.sweep(claim.clone(), lease.clone(), None),
         }
     }
 
@@ -289,18 +302,18 @@ impl Space {
         let known = self.session.change(claim.id, |known| known.in_doubt.push((lease.clone(), now)));
         if known.is_none() {
             // Released meanwhile: what may still come is nobody's.
-            self.sweep(self.keys.of(claim), lease.clone(), Some(now));
+            self.sweep(claim.clone(), lease.clone(), Some(now));
         }
     }
 
     /// A claim is over here; `gone`: its key is certainly not there, but for puts that may still come.
-    pub(super) fn end(self: &Arc<Self>, key: &[u8], known: Known, gone: bool) {
+    pub(super) fn end(self: &Arc<Self>, claim: &Claim, known: Known, gone: bool) {
         match gone {
             true => self.leave(&known.lease),
-            false => self.sweep(key.to_vec(), known.lease, None),
+            false => self.sweep(claim.clone(), known.lease, None),
         }
         for (lease, when) in known.in_doubt {
-            self.sweep(key.to_vec(), lease, Some(when));
+            self.sweep(claim.clone(), lease, Some(when));
         }
     }
 
@@ -334,20 +347,14 @@ impl Space {
         }
     }
 
-    /// Deletes a key from this lease until it is certain that it is gone and stays so; `written`: when a put had no answer.
-    fn sweep(self: &Arc<Self>, key: Vec<u8>, lease: Arc<Lease>, written: Option<Moment>) {
+    /// Deletes the key of a claim from this lease until it is certain that it is gone and stays so; `written`: when a put had
+    /// no answer.
+    fn sweep(self: &Arc<Self>, claim: Claim, lease: Arc<Lease>, written: Option<Moment>) {
         let space = self.clone();
         let sweep = async move {
             let mut back_off = BackOff::default();
             loop {
-                let order = Order {
-                    lines: vec![key.clone()],
-                    when: vec![Compare::lease(key.clone(), CompareOp::Equal, lease.id)],
-                    then: vec![TxnOp::delete(key.clone(), None)],
-                    otherwise: Vec::new(),
-                    bytes: key.len() * 2,
-                };
-                let gone = space.post.send(order).await.is_ok();
+                let gone = space.swept(&claim, &lease).await.unwrap_or(false);
                 let too_late = written.is_none_or(|when| space.rt.now().since(when) > lease.ttl);
                 if gone && too_late || lease.over().is_some() {
                     break;
@@ -357,6 +364,26 @@ impl Space {
             space.leave(&lease);
         };
         self.rt.spawn(sweep.boxed());
+    }
+
+    /// Deletes it once; whether nothing is left to be deleted. A deletion may be carried out late, and the claim may be taken up
+    /// again by then, as who asks for it next writes its key anew: so only what was found there is deleted.
+    async fn swept(self: &Arc<Self>, claim: &Claim, lease: &Arc<Lease>) -> Result<bool, Trouble> {
+        let key = self.keys.of(claim);
+        let found = self.some(std::slice::from_ref(&key)).await?.pop().flatten();
+        let Some(member) = found.filter(|member| member.lease == lease.id) else { return Ok(true) };
+        // After the look: whoever takes it up from now on comes after what was found.
+        if self.session.known(claim).is_some_and(|known| Arc::ptr_eq(&known.lease, lease)) {
+            return Ok(true);
+        }
+        let order = Order {
+            lines: vec![self.keys.line(&claim.name).from],
+            when: vec![Compare::mod_revision(key.clone(), CompareOp::Equal, member.modified)],
+            bytes: key.len() * 2,
+            then: vec![TxnOp::delete(key, None)],
+            otherwise: Vec::new(),
+        };
+        Ok(self.post.send(order).await?.so)
     }
 
     /// Keeps a lease alive while a claim waits on it, and ends the claims that nobody renews. How long until the next
@@ -377,7 +404,7 @@ impl Space {
         }
         for claim in overdue {
             if let Some(known) = self.session.claims().remove(&claim.id) {
-                self.end(&self.keys.of(&claim), known, false);
+                self.end(&claim, known, false);
             }
         }
         if waits {

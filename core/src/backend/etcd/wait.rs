@@ -22,6 +22,7 @@ use crate::{
     backend::OnWaiting,
     background::to_its_end,
     error::{Error, ErrorKind, Result},
+    time::Moment,
 };
 
 /// How often a write is tried again that others came before, or whose lease has just ended.
@@ -87,7 +88,7 @@ impl Space {
                 otherwise: vec![TxnOp::get(key.clone(), None)],
                 bytes: value.len() + 5 * key.len(),
             };
-            self.enroll(&claim, ask.mode, &lease);
+            self.enroll(&claim, ask.mode, &lease, None);
             let put = match self.put(&claim, order, &lease).await {
                 Err(Trouble::LeaseGone) => continue,
                 put => put.map_err(Trouble::into_error)?,
@@ -105,7 +106,7 @@ impl Space {
                     });
                     match there {
                         Some(mine) => {
-                            match self.move_here(&claim, &mine, &lease).await {
+                            match self.move_here(&claim, &mine, &lease, None).await {
                                 Ok(true) => {}
                                 Ok(false) | Err(Trouble::LeaseGone) => continue,
                                 Err(trouble) => return Err(trouble.into_error()),
@@ -156,15 +157,17 @@ impl Space {
     }
 
     /// A claim that is known by its key alone, or hangs on another lease, hangs on this one from now on: its place and its
-    /// token stay. `false`: it has changed meanwhile.
+    /// token stay. Its key is written also if it is on this lease, unless that is known: who has ended the claim here may be about to
+    /// delete what was written before ([`Space::swept`]). `false`: it has changed meanwhile.
     pub(super) async fn move_here(
         self: &Arc<Self>,
         claim: &Claim,
         mine: &Member,
         lease: &Arc<Lease>,
+        held: Option<Moment>,
     ) -> Result<bool, Trouble> {
-        self.enroll(claim, mine.mode, lease);
-        if mine.lease != lease.id {
+        let known = self.enroll(claim, mine.mode, lease, held);
+        if mine.lease != lease.id || !known.hangs_with(mine) {
             let order = self.to_lease(claim, mine, lease);
             if let Put::Not(_) = self.put(claim, order, lease).await? {
                 return Ok(false);
