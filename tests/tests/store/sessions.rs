@@ -22,7 +22,7 @@ use windlass_tests::{
 
 use crate::{Servers, TTL, acquire, attempt, locker, locker_of, program, suite, until, waiters};
 
-over_each_store! { both_servers_have_the_same_locks, one_with_few_connections_keeps_what_it_has_at_either_server, many_tasks_with_few_connections_take_turns, the_claim_of_a_dead_client_ends_by_its_ttl, a_dead_waiter_leaves_its_place_by_its_ttl, a_claim_that_was_released_is_not_granted_late, claims_without_a_client_live_each_by_its_own_renewals, a_claim_goes_from_server_to_server_and_back, a_waiter_that_goes_to_another_server_keeps_its_place, the_audit_log_tells_of_a_loss_when_there_is_one, a_server_is_stopped_and_started_again, the_namespaces_of_all_servers_are_known_at_each, it_is_ready_when_its_store_is_and_counts_only_what_it_knows }
+over_each_store! { both_servers_have_the_same_locks, one_with_few_connections_keeps_what_it_has_at_either_server, many_tasks_with_few_connections_take_turns, the_claim_of_a_dead_client_ends_by_its_ttl, a_dead_waiter_leaves_its_place_by_its_ttl, a_claim_that_was_released_is_not_granted_late, claims_without_a_client_live_each_by_its_own_renewals, a_claim_goes_from_server_to_server_and_back, any_server_downgrades, a_waiter_that_goes_to_another_server_keeps_its_place, the_audit_log_tells_of_a_loss_when_there_is_one, a_server_is_stopped_and_started_again, the_namespaces_of_all_servers_are_known_at_each, it_is_ready_when_its_store_is_and_counts_only_what_it_knows }
 
 fn both_servers_have_the_same_locks(store: &'static str) {
     let servers = Servers::over(store);
@@ -193,6 +193,25 @@ fn a_claim_goes_from_server_to_server_and_back(store: &'static str) {
             thread::sleep(TTL / 8);
         }
     }
+}
+
+/// Also one that has not heard of the claim before.
+fn any_server_downgrades(store: &'static str) {
+    let servers = Servers::over(store);
+    let (claim, path) = (format!(r#""name": "lock", "claim": "{:032x}""#, 1), |what| {
+        format!("/v1/{}/{what}", servers.namespace)
+    });
+    let asked = format!(r#"{{{claim}, "ttl_ms": 10000}}"#);
+    let answer = post(&servers.one.address(), &path("acquire"), &asked);
+    assert!(answer.contains("granted"), "{answer}");
+    let asked = format!(r#"{{{claim}, "to": "shared"}}"#);
+    let answer = post(&servers.other.address(), &path("change"), &asked);
+    assert!(answer.contains("granted"), "{answer}");
+    let shared = block_on(locker(&servers.url_of_one()).lock("lock").shared().timeout(PATIENCE)).unwrap();
+    block_on(shared.release()).unwrap();
+    let released = format!(r#"{{"claims": [{{{claim}}}]}}"#);
+    post(&servers.one.address(), &path("release"), &released);
+    assert!(attempt(&locker(&servers.url_of_other()), "lock").is_some());
 }
 
 /// The server that it has left does not take its place from it, although nobody speaks for it there any more.
