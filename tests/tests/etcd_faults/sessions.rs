@@ -1,13 +1,25 @@
 //! Sessions that end, and processes that stop or die.
 
 use std::{
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use futures_util::future::{self, Either};
 use rustix::process::Signal;
-use windlass::{ErrorKind, LostReason};
-use windlass_tests::{adversity, place::block_on, processes::until};
+use windlass::{
+    ErrorKind, LostReason, Mode,
+    ask::Happening,
+    open_backend,
+    rt::{Native, Runtime},
+};
+use windlass_tests::{
+    adversity,
+    etcd::{Release, Setup},
+    place::{ask, block_on},
+    processes::until,
+};
 
 use super::{SLACK, TTL, acquire, etcd, locker, locker_with, nothing_is_left, prefix, waits, worker};
 
@@ -178,10 +190,46 @@ fn a_waiter_whose_key_is_deleted_queues_again() {
     nothing_is_left(etcd(), &prefix);
 }
 
+/// Who listens for news may stop at any time, and listen again: what came meanwhile, and what was being looked at, is told then.
+#[test]
+fn news_is_not_lost_with_who_listened() {
+    let prefix = prefix();
+    let url = etcd().url(&prefix);
+    let (other, backend) = (locker(&url), open_backend(&url, Arc::new(Native)).unwrap());
+    let asks = ["lost", "contended"].map(|name| ask(name, Mode::Exclusive));
+    for ask in &asks {
+        block_on(backend.acquire(ask, &|_| {})).unwrap().unwrap();
+    }
+    let listen = |time| match block_on(future::select(backend.hear(), Native.sleep(time))) {
+        Either::Left((news, _)) => Some(news.unwrap()),
+        Either::Right(_) => None,
+    };
+    assert!(listen(Duration::from_millis(500)).is_none(), "nothing has happened yet");
+    block_on(other.force_release("lost", None)).unwrap();
+    thread::scope(|scope| {
+        let waiting = waits(scope, other.lock("contended"));
+        thread::sleep(Duration::from_millis(200));
+        let mut news = listen(Duration::ZERO).unwrap_or_default();
+        while news.len() < 2 {
+            news.extend(listen(LONG).expect("it is told"));
+        }
+        for news in news {
+            match news.what {
+                Happening::Lost(LostReason::ForceReleased) => assert_eq!(news.claim, asks[0].claim()),
+                Happening::Contended => assert_eq!(news.claim, asks[1].claim()),
+                other => panic!("{other:?}"),
+            }
+        }
+        block_on(backend.release(&asks.map(|ask| ask.claim()))).unwrap();
+        block_on(waiting.join().unwrap().release()).unwrap();
+    });
+    nothing_is_left(etcd(), &prefix);
+}
+
 /// A closed locker leaves no session behind.
 #[test]
 fn sessions_end_with_their_lockers() {
-    let etcd = windlass_tests::etcd::Setup::new(windlass_tests::etcd::Release::Newest).start();
+    let etcd = Setup::new(Release::Newest).start();
     let url = etcd.url("sessions");
     for n in 0..5 {
         let ours = locker(&url);

@@ -1,8 +1,11 @@
 //! News of the claims that hold, by a watch on the line of each. The watches are made in the background when somebody hears,
 //! and not for claims that are soon released: an acquire does not wait for them.
+//!
+//! Whoever hears may stop at any time, and etcd may fail to answer. So what was heard is kept until it was looked at, and what was
+//! seen until it is told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -29,11 +32,24 @@ const SETTLED: Duration = Duration::from_millis(30);
 pub(super) struct Ears {
     inbox: Arc<Inbox>,
     open: Mutex<BTreeMap<ClaimId, Watch>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The claims that are to be looked at.
+    to_look: BTreeSet<ClaimId>,
+    /// What is to be told.
+    news: Vec<News>,
 }
 
 impl Ears {
     fn open(&self) -> MutexGuard<'_, BTreeMap<ClaimId, Watch>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -41,14 +57,15 @@ impl Space {
     pub(super) async fn hear(self: &Arc<Self>) -> Result<Vec<News>, Trouble> {
         loop {
             let begun = self.session.begun.listen();
-            let mut look_at = self.heard();
-            look_at.extend(self.listen().await?);
-            let mut news = Vec::new();
-            for claim in look_at {
-                news.extend(self.news_of(claim).await?);
-            }
+            self.heard();
+            let looked = self.look().await;
+            let news = std::mem::take(&mut self.ears.kept().news);
             if !news.is_empty() {
                 return Ok(news);
+            }
+            looked?;
+            if self.listen().await? {
+                continue;
             }
             let waits = self.session.claims().iter().any(|(id, known)| {
                 known.held.is_some() && known.lease.over().is_none() && !self.ears.open().contains_key(id)
@@ -63,8 +80,8 @@ impl Space {
         }
     }
 
-    /// The claims of whose lines something was heard.
-    fn heard(&self) -> Vec<Claim> {
+    /// Those are to be looked at of whose lines something was heard.
+    fn heard(&self) {
         let news = self.ears.inbox.take();
         let mut open = self.ears.open();
         let claims = self.session.claims();
@@ -76,15 +93,26 @@ impl Space {
             // What is put again is a downgrade, or has moved to another lease.
             news.iter().any(|(of, news)| *of == watch.id && !matches!(news, Happened::Put { created: false }))
         });
-        let named = |id: &ClaimId| claims.get(id).map(|known| Claim { name: known.name.clone(), id: *id });
-        let mut all: Vec<Claim> = heard.filter_map(|(id, _)| named(id)).collect();
         let over = claims.iter().filter(|(_, known)| known.held.is_some() && known.lease.over().is_some());
-        all.extend(over.filter_map(|(id, _)| named(id)));
-        all
+        let all = heard.map(|(id, _)| *id).chain(over.map(|(id, _)| *id));
+        self.ears.kept().to_look.extend(all);
     }
 
-    /// Opens what watches are missing; the claims that have theirs now.
-    async fn listen(&self) -> Result<Vec<Claim>, Trouble> {
+    /// Looks at them.
+    async fn look(self: &Arc<Self>) -> Result<(), Trouble> {
+        let to_look: Vec<ClaimId> = self.ears.kept().to_look.iter().copied().collect();
+        for id in to_look {
+            let news = self.news_of(id).await?;
+            // What is known of the claim has just been changed by it: nothing is waited for in between.
+            let mut kept = self.ears.kept();
+            kept.news.extend(news);
+            kept.to_look.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Opens what watches are missing, and those whose claims have theirs now are to be looked at; whether there are any.
+    async fn listen(&self) -> Result<bool, Trouble> {
         let now = self.rt.now();
         let missing: Vec<Claim> = {
             let (claims, open) = (self.session.claims(), self.ears.open());
@@ -97,12 +125,14 @@ impl Space {
         for claim in &missing {
             let watch = self.hub.watch(self.keys.line(&claim.name), &self.ears.inbox).await?;
             self.ears.open().insert(claim.id, watch);
+            self.ears.kept().to_look.insert(claim.id);
         }
-        Ok(missing)
+        Ok(!missing.is_empty())
     }
 
-    async fn news_of(self: &Arc<Self>, claim: Claim) -> Result<Option<News>, Trouble> {
-        let Some(known) = self.session.known(&claim) else { return Ok(None) };
+    async fn news_of(self: &Arc<Self>, id: ClaimId) -> Result<Option<News>, Trouble> {
+        let Some(known) = self.session.claims().get(&id).cloned() else { return Ok(None) };
+        let claim = Claim { name: known.name.clone(), id };
         let lost = |reason| News { claim: claim.clone(), what: Happening::Lost(reason) };
         if let Some(reason) = known.lease.over() {
             self.forget(&claim);
