@@ -226,6 +226,29 @@ fn news_is_not_lost_with_who_listened() {
     nothing_is_left(etcd(), &prefix);
 }
 
+/// A login that runs out between two waits costs the second one nothing.
+#[test]
+fn a_login_that_runs_out() {
+    for release in [Release::Debian, Release::Newest] {
+        let etcd = Setup::new(release).auth().options(&["--auth-token-ttl=2"]).start();
+        let url = etcd.url("app");
+        let (other, backend) = (locker(&url), open_backend(&url, Arc::new(Native)).unwrap());
+        for idle in [Duration::ZERO, Duration::from_secs(5)] {
+            thread::sleep(idle);
+            let guard = acquire(&other, "lock");
+            let ask = ask("lock", Mode::Exclusive);
+            thread::scope(|scope| {
+                let waiting = scope.spawn(|| block_on(backend.acquire(&ask, &|_| {})));
+                thread::sleep(Duration::from_millis(500));
+                block_on(guard.release()).unwrap();
+                waiting.join().unwrap().unwrap().unwrap();
+            });
+            block_on(backend.release(&[ask.claim()])).unwrap();
+        }
+        nothing_is_left(&etcd, "app");
+    }
+}
+
 /// A closed locker leaves no session behind.
 #[test]
 fn sessions_end_with_their_lockers() {

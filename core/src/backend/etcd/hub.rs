@@ -3,9 +3,12 @@
 //! A watch begins now and not at a revision of the past: etcd would serve the latter only at its next tick of 100 ms. So
 //! whoever watches first waits until the watch is there, then looks, and only then sleeps (rule R18). A watch that breaks, with its
 //! stream or for itself, says so; its owner looks again and opens another.
+//!
+//! A stream stays with the login that it was opened with, which runs out where other requests have long had the next one. When
+//! it is refused a watch after others, that one is opened on another stream, and only what is refused there is refused.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -114,6 +117,21 @@ pub(super) struct Hub {
     idle: Mutex<Option<mpsc::UnboundedReceiver<Wish>>>,
 }
 
+struct Wishes {
+    /// What the last stream could not do, and the next one may.
+    left: VecDeque<Wish>,
+    heard: mpsc::UnboundedReceiver<Wish>,
+}
+
+impl Wishes {
+    async fn next(&mut self) -> Option<Wish> {
+        match self.left.pop_front() {
+            Some(wish) => Some(wish),
+            None => self.heard.next().await,
+        }
+    }
+}
+
 impl Hub {
     pub(super) fn new(link: Arc<Link>) -> Self {
         let (wishes, heard) = mpsc::unbounded();
@@ -139,7 +157,8 @@ impl Hub {
 }
 
 /// Ends with the hub and the last watch.
-async fn run(link: Arc<Link>, mut wishes: mpsc::UnboundedReceiver<Wish>) {
+async fn run(link: Arc<Link>, heard: mpsc::UnboundedReceiver<Wish>) {
+    let mut wishes = Wishes { left: VecDeque::new(), heard };
     while let Some(wish) = wishes.next().await {
         let Wish::Open(id, mut open) = wish else { continue };
         let (turn, moves) = match link.member().await {
@@ -170,18 +189,31 @@ async fn run(link: Arc<Link>, mut wishes: mpsc::UnboundedReceiver<Wish>) {
 /// Serves one stream to its end; whether it broke.
 async fn serve(
     stream: WatchStream,
-    wishes: &mut mpsc::UnboundedReceiver<Wish>,
+    wishes: &mut Wishes,
     mut moves: event_listener::EventListener,
     first: i64,
     open: Open,
 ) -> bool {
     let (mut say, mut hear) = stream.split();
     let mut all = BTreeMap::from([(first, open)]);
-    let mut broken = false;
+    let (mut fresh, mut stale, mut broken) = (true, false, false);
     loop {
-        let step = future::select(hear.message().boxed(), future::select(wishes.next(), &mut moves)).await;
+        let wish = wishes.next().boxed();
+        let step = future::select(hear.message().boxed(), future::select(wish, &mut moves)).await;
         match step {
-            Either::Left((Ok(Some(response)), _)) => told(&mut all, &response),
+            Either::Left((Ok(Some(response)), _)) if is_of_the_login(&response) => {
+                stale = true;
+                if fresh {
+                    // It has the login of now. Where that has run out itself, another one is needed.
+                    told(&mut all, &response);
+                    broken = response.cancel_reason().contains("auth token");
+                }
+                break;
+            }
+            Either::Left((Ok(Some(response)), _)) => {
+                fresh &= !response.created() || response.canceled();
+                told(&mut all, &response);
+            }
             Either::Left(_) => {
                 broken = true;
                 break;
@@ -204,11 +236,20 @@ async fn serve(
     }
     for (id, mut open) in all {
         match open.ready.take() {
+            Some(ready) if stale => {
+                wishes.left.push_back(Wish::Open(id, Open { ready: Some(ready), ..open }));
+            }
             Some(ready) => drop(ready.send(Err(broke("the watch broke with its connection")))),
             None => open.inbox.tell(id, [Happened::Broken]),
         }
     }
     broken
+}
+
+/// Whether a watch is refused for who asks.
+fn is_of_the_login(response: &WatchResponse) -> bool {
+    let reason = response.cancel_reason();
+    response.canceled() && (reason.contains("permission denied") || reason.contains("auth token"))
 }
 
 fn told(all: &mut BTreeMap<i64, Open>, response: &WatchResponse) {
