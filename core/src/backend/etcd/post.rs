@@ -11,7 +11,8 @@
 //!   look at and a deletion of a key of its line that nobody has. Where it does not, one look for all of them finds out whether
 //!   it wants to.
 //! - **A transaction that is refused** did nothing. What travelled in it is sent anew, each alone: one that is refused for
-//!   itself must not take the others with it.
+//!   itself must not take the others with it. Not so where etcd is out of reach or has too much to do: that would be asking it for
+//!   more.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -118,7 +119,7 @@ impl Post {
                         let _ = letter.tell.send(Ok(answer));
                     }
                 }
-                Err(Trouble::LeaseGone | Trouble::Refused(_)) if letters.len() > 1 => {
+                Err(trouble) if trouble.is_of_one() && letters.len() > 1 => {
                     for letter in letters {
                         let answer = self.deliver(std::slice::from_ref(&letter.order)).await;
                         let _ = letter.tell.send(answer.and_then(|mut one| one.pop().ok_or_else(no_thread)));

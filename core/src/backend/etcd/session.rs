@@ -289,7 +289,7 @@ impl Space {
         match trouble {
             Trouble::LeaseGone => self.over(lease),
             Trouble::Unknown(_) => self.doubt(claim, lease),
-            Trouble::Refused(_) => {}
+            Trouble::Refused(_) | Trouble::Busy(_) => {}
         }
         self.leave(lease);
     }

@@ -12,6 +12,8 @@ pub(super) enum Trouble {
     LeaseGone,
     /// It did nothing.
     Refused(Error),
+    /// ... because it has too much to do, which is made worse by whoever asks another member at once.
+    Busy(Error),
     /// Nobody knows what it did, or will still do.
     Unknown(Error),
 }
@@ -20,8 +22,14 @@ impl Trouble {
     pub(super) fn into_error(self) -> Error {
         match self {
             Self::LeaseGone => Error::new(ErrorKind::NotHeld, "the session in etcd has ended"),
-            Self::Refused(error) | Self::Unknown(error) => error,
+            Self::Refused(error) | Self::Busy(error) | Self::Unknown(error) => error,
         }
+    }
+
+    /// Whether it did nothing for a reason that lies with one of those who asked in one request, and not with all.
+    pub(super) fn is_of_one(&self) -> bool {
+        matches!(self, Self::LeaseGone)
+            || matches!(self, Self::Refused(error) if error.kind() != ErrorKind::Unavailable)
     }
 
     /// Whether another member may do better.
@@ -80,7 +88,7 @@ fn of_status(status: &tonic::Status) -> Trouble {
             "the database of etcd is full: compact and defragment it, then disarm its alarm",
         ),
         Code::ResourceExhausted if said.contains("too many requests") => {
-            refused(ErrorKind::Unavailable, "etcd has too much to do")
+            Trouble::Busy(Error::new(ErrorKind::Unavailable, "etcd has too much to do"))
         }
         // A web server's page, read as if it were a message.
         Code::Internal if said.contains("invalid compression flag") => {
@@ -126,4 +134,23 @@ fn of_transport(error: &(dyn StdError + 'static)) -> Trouble {
         ));
     }
     Trouble::Unknown(Error::new(ErrorKind::Unavailable, format!("no connection to etcd: {last}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_much_to_do_is_no_reason_to_do_more() {
+        let status =
+            |code, message| Trouble::from(etcd_client::Error::from(tonic::Status::new(code, message)));
+        let busy = status(tonic::Code::ResourceExhausted, "etcdserver: too many requests");
+        assert!(!busy.is_of_the_member() && !busy.is_of_one());
+        assert_eq!(busy.into_error().kind(), ErrorKind::Unavailable);
+        let unknown = status(tonic::Code::Unavailable, "etcdserver: request timed out");
+        assert!(unknown.is_of_the_member() && !unknown.is_of_one());
+        let too_large = status(tonic::Code::InvalidArgument, "etcdserver: request is too large");
+        assert!(!too_large.is_of_the_member() && too_large.is_of_one());
+        assert!(status(tonic::Code::NotFound, "etcdserver: requested lease not found").is_of_one());
+    }
 }
