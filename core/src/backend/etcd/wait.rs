@@ -66,6 +66,8 @@ impl Space {
                     let (members, revision) = self.members(&line).await.map_err(Trouble::into_error)?;
                     let mine = members.iter().any(|member| member.key == key);
                     if !mine && !admits(&members, ask.mode) {
+                        // Known since an earlier try, whose session had ended.
+                        self.forget(&claim);
                         return Ok(None);
                     }
                     (Compare::mod_revision(line.from.clone(), CompareOp::Less, revision + 1), true)
