@@ -5,7 +5,8 @@
 //!   overtakes the put that it takes back, and a put that nobody waits for any more is taken back by the release that
 //!   follows it.
 //! - **Keys of one transaction have one create revision**, which would be one place in a line and one fencing token for
-//!   two. So of one line a transaction has one write only, but for deletions, which come in any number.
+//!   two. So of one line a transaction has one write only, but for deletions, which come in any number. With raw names a
+//!   line has others in it.
 //! - **The rights** that are asked for within a nested transaction are checked by no etcd that we know, and who has none would
 //!   be given a lock when others travel along. So where etcd knows who we are, each one has before it, where it is checked, a
 //!   look at and a deletion of a key of its line that nobody has. Where it does not, one look for all of them finds out whether
@@ -16,6 +17,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -145,10 +147,7 @@ impl Post {
             let order = &letter.order;
             let fits =
                 ops + order.then.len() <= MOST && bytes + order.bytes <= MOST_BYTES || taken.is_empty();
-            let free = |line| match lines.get(line) {
-                None => true,
-                Some(written) => order.is_deletion() && !written,
-            };
+            let free = |line: &Vec<u8>| overlapping(&lines, line).all(|taken| order.is_deletion() && !taken);
             let goes = fits && order.lines.iter().all(free);
             for line in &order.lines {
                 *lines.entry(line.clone()).or_default() |= !goes || !order.is_deletion();
@@ -217,6 +216,55 @@ impl Post {
     }
 }
 
+/// What is noted of a line, of those that it is in and of those that are in it: all end in a slash.
+fn overlapping<'a>(lines: &'a BTreeMap<Vec<u8>, bool>, line: &'a [u8]) -> impl Iterator<Item = &'a bool> {
+    let around =
+        (1..line.len()).filter(|end| line[end - 1] == b'/').filter_map(|end| lines.get(&line[..end]));
+    let within = lines.range::<[u8], _>((Bound::Included(line), Bound::Unbounded));
+    around.chain(within.take_while(|(other, _)| other.starts_with(line)).map(|(_, taken)| taken))
+}
+
 pub(super) fn revision(response: &TxnResponse) -> i64 {
     response.header().map_or(0, |header| header.revision())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::address::Address, *};
+    use crate::rt::Native;
+
+    /// Which of these go together, in turn: to each a line, and whether it is written there or deleted.
+    fn batches(orders: &[(&str, bool)]) -> Vec<Vec<usize>> {
+        let hosts = vec!["127.0.0.1:1".to_owned()];
+        let address = Address { hosts, prefix: "app".to_owned(), user: None, tls: None };
+        let post = Post::new(Arc::new(Link::new(address, Arc::new(Native)).unwrap()));
+        // Nobody sends anything.
+        post.queue().under_way = true;
+        for (n, (line, written)) in orders.iter().enumerate() {
+            let there = Compare::version(*line, CompareOp::Greater, 0);
+            drop(post.put_in(Order {
+                lines: vec![line.as_bytes().to_vec()],
+                when: if *written { vec![there] } else { Vec::new() },
+                then: Vec::new(),
+                otherwise: Vec::new(),
+                bytes: n,
+            }));
+        }
+        let batch = || post.next().map(|letters| letters.iter().map(|letter| letter.order.bytes).collect());
+        std::iter::from_fn(batch).collect()
+    }
+
+    #[test]
+    fn a_line_is_written_once_in_a_transaction() {
+        assert_eq!(batches(&[("/a/", true), ("/b/", true), ("/ab/", true)]), [vec![0, 1, 2]]);
+        assert_eq!(batches(&[("/a/", false), ("/a/", false)]), [[0, 1]]);
+        let orders = [("/a/", true), ("/a/", false), ("/b/", true), ("/a/", false)];
+        assert_eq!(batches(&orders), [vec![0, 2], vec![1, 3]]);
+    }
+
+    #[test]
+    fn so_is_one_that_has_others_in_it() {
+        assert_eq!(batches(&[("/a/", true), ("/a/b/c/", true), ("/a0/", true)]), [vec![0, 2], vec![1]]);
+        assert_eq!(batches(&[("/a/b/", true), ("/a/c/", true), ("/a/", true)]), [vec![0, 1], vec![2]]);
+    }
 }
