@@ -152,7 +152,11 @@ impl Space {
                 Ok(_) => space.leave(&lease),
                 Err(trouble) => space.not_put(&claim, &lease, trouble),
             }
-            answer
+            // Given up just before, it takes the key with it.
+            answer.and_then(|done| match done.so && lease.over().is_some() {
+                true => Err(Trouble::LeaseGone),
+                false => Ok(done),
+            })
         });
         let done = put.await?;
         Ok(if done.so { Put::Fresh(done.revision, done.answers) } else { Put::Not(done.answers) })
