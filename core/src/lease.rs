@@ -38,6 +38,17 @@ pub(crate) fn has_just_begun(term: &Term, now: Moment) -> bool {
     now.since(term.counted_from) <= term.ttl / JUST_BEGUN
 }
 
+/// Of the shortest TTL of those that are renewed together, the part that each may take where each is asked for by itself: less than
+/// the keeper gives all of them ([`Lease::try_timeout`]), so that one that is slow does not hold up the others.
+#[cfg(any(feature = "kubernetes", feature = "redis"))]
+const EACH_WITHIN: u32 = 8;
+
+/// How long each of these renewals may take; `None`: no TTL is known.
+#[cfg(any(feature = "kubernetes", feature = "redis"))]
+pub(crate) fn each_within(ttls: impl Iterator<Item = Duration>) -> Option<Duration> {
+    ttls.min().map(|ttl| ttl / EACH_WITHIN)
+}
+
 /// What a holder knows of its lease.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lease {

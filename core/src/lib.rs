@@ -13,6 +13,8 @@ pub mod backend;
     feature = "lockgate"
 ))]
 mod background;
+#[cfg(all(any(feature = "http", feature = "kubernetes"), not(target_family = "wasm")))]
+mod client;
 mod connect;
 mod error;
 #[cfg(fuzzing)]

@@ -284,6 +284,6 @@ impl Shared {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the network is slow in real time")]
-async fn pause(time: Duration) {
+pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
 }

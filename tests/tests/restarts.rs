@@ -20,6 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use windlass::{ConnectOptions, Locker};
 use windlass_tests::{
     place::{Folder, PATIENCE, block_on},
+    processes::until,
     server_process::{ServerProcess, spawn},
 };
 
@@ -200,9 +201,8 @@ fn after_a_kill_nothing_is_upgraded_until_the_longest_ttl_is_over() {
     server.kill();
     server.start_again();
     // By then this one is known again.
-    while block_on(locker(&server).list("lock")).is_ok_and(|all| all.is_empty()) {
-        thread::sleep(Duration::from_millis(5));
-    }
+    let looks = locker(&server);
+    until("the lock", || block_on(looks.list("lock")).is_ok_and(|all| !all.is_empty()));
     let error = block_on(guard.upgrade(Duration::from_millis(100))).unwrap_err();
     assert_eq!(error.kind(), windlass::ErrorKind::Unavailable, "{error}");
     guard.check().unwrap();

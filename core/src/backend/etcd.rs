@@ -151,10 +151,8 @@ impl Space {
             }
             if let Some(seconds) = u64::try_from(ttl?.granted_ttl()).ok().filter(|seconds| *seconds > 0) {
                 let lease = self.fresh_lease(Duration::from_secs(seconds)).await?;
-                match self.move_here(&claim, &member, &lease, Some(self.rt.now())).await {
-                    Ok(true) => return Ok(self.holds(&claim)),
-                    Ok(false) | Err(Trouble::LeaseGone) => {}
-                    Err(trouble) => return Err(trouble),
+                if self.move_here(&claim, &member, &lease, Some(self.rt.now())).await? {
+                    return Ok(self.holds(&claim));
                 }
             }
             match self.some(&[self.keys.of(&claim)]).await?.pop().flatten() {

@@ -49,6 +49,7 @@ use crate::{
     ask::{Ask, Claim, Grant, Holder, Mode, News, Renewal, Status, Term},
     background::to_its_end,
     error::{Error, LostReason, Result},
+    lease::each_within,
     name::Name,
     options::unsupported,
     rt::Runtime,
@@ -82,8 +83,6 @@ use link::Link;
 use names::seal;
 use wait::gone;
 
-/// Which part of the shortest TTL each renewal may take: less than the keeper gives to all of them.
-const RENEWED_WITHIN: u32 = 8;
 /// For how long it is remembered that a claim was released.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -258,10 +257,8 @@ impl Backend for KubernetesBackend {
         let space = &self.space;
         let limit = {
             let held = space.held();
-            let ttls = claims.iter().filter_map(|claim| held.get(claim)).map(|held| held.ttl);
-            ttls.min().map(|ttl| ttl / RENEWED_WITHIN)
+            each_within(claims.iter().filter_map(|claim| held.get(claim)).map(|held| held.ttl))
         };
-        // One lock whose object is slow must not hold up the others.
         let renewals = claims.iter().map(async |claim| {
             let silent = || Renewal::Unknown(space.link.silent());
             within(&space.link.rt, limit, pin!(space.renew(claim))).await.unwrap_or_else(silent)

@@ -33,6 +33,7 @@ use crate::{
     ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status},
     background::{self, to_its_end},
     error::{Error, ErrorKind, LostReason, Result},
+    lease::each_within,
     name::{ClaimId, Name},
     protocol::millis,
     rt::Runtime,
@@ -56,6 +57,7 @@ use link::{Link, Look};
 use redlock::Redlock;
 use reply::{Granted, Reply, holders, mode_words, waiters};
 use scripts::{ACQUIRE, CHANGE, Call, Code, FORCE, INSPECT, LOOK, RELEASE, RENEW};
+use trouble::Trouble;
 
 /// For how long a place stays after a look at the most, as `record.lua` has it.
 const STAYS: Duration = Duration::from_secs(8);
@@ -64,8 +66,6 @@ const STAYS: Duration = Duration::from_secs(8);
 const AGAIN: Duration = Duration::from_secs(1);
 /// For how long requests that were called off are kept out.
 const LATE: Duration = Duration::from_secs(20);
-/// Which part of its TTL a claim gives its server to answer a renewal: less than the keeper gives it.
-const RENEWED_WITHIN: u32 = 8;
 /// How many locks are looked at together.
 const TOGETHER: usize = 200;
 
@@ -175,11 +175,9 @@ impl RedisBackend {
         let asked = names.iter().map(|(name, ids)| {
             let answer = self.link.run::<Vec<Reply>>(self.renewal(name, ids));
             // A part of a cluster that hangs must not hold up the claims of the others.
-            let limit = ids.iter().filter_map(|id| self.link.hub.ttl(*id)).min();
-            let limit = limit.map(|ttl| ttl / RENEWED_WITHIN);
+            let limit = each_within(ids.iter().filter_map(|id| self.link.hub.ttl(*id)));
             async move {
-                let silent = || Error::new(ErrorKind::Unavailable, "Redis does not answer");
-                within(&self.link.rt, limit, answer).await.unwrap_or_else(|| Err(silent()))
+                within(&self.link.rt, limit, answer).await.unwrap_or_else(|| Err(Trouble::silent().error))
             }
         });
         let answers = join_all(asked.collect::<Vec<_>>()).await;
@@ -418,7 +416,6 @@ async fn sleep(link: &Link, rings: EventListener, pause: Duration) -> bool {
 fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: u64) -> BoxFuture<'static, Result<()>> {
     let (here, name) = (link.clone(), name.clone());
     for id in &ids {
-        link.hub.let_go(*id);
         link.hub.ends(*id);
     }
     to_its_end(&*link.rt, async move {
@@ -430,12 +427,7 @@ fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: u64) -> BoxFutur
         }
         let hexes: Vec<String> = ids.iter().copied().map(hex).collect();
         let ended = here.run::<()>(here.call(&RELEASE, &name, (millis(late), floor, hexes))).await;
-        for id in &ids {
-            here.hub.has_ended(*id);
-            if ended.is_ok() {
-                here.hub.called_off(*id);
-            }
-        }
+        ids.iter().for_each(|id| here.hub.has_ended(*id, ended.is_ok()));
         ended
     })
 }

@@ -11,18 +11,13 @@ use reqwest::{Certificate, Client, header};
 
 use super::{Duration, NotSent, Request, Response, Streamed, Transport};
 use crate::{
-    background,
+    background, client,
     error::{Error, ErrorKind, Result},
     protocol::MISSING,
     rt::Runtime,
     within::within,
 };
 
-/// How long a connection may take: shorter than a try of a renewal with the default TTL.
-const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
-/// For how long a connection over which requests travel together may be silent until it is asked, and then until it is given up: all
-/// tries of a renewal would go over one that is dead. That leaves half of the default TTL for a new one.
-const SILENT: Duration = Duration::from_secs(2);
 /// How long a body that comes in pieces may be silent: a server says at least every quarter of a minute that it is there.
 const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 /// The longest answer that is read.
@@ -46,17 +41,8 @@ pub(crate) struct Native {
 
 impl Native {
     pub(crate) fn new(tls: &Tls, rt: Arc<dyn Runtime>) -> Result<Self> {
-        // One of a process; whoever was earlier has chosen.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("windlass/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true)
-            // Shorter than what servers and proxies keep idle connections for, ours among them.
-            .pool_idle_timeout(Duration::from_secs(30))
-            .http2_keep_alive_interval(SILENT)
-            .http2_keep_alive_timeout(SILENT)
-            .redirect(reqwest::redirect::Policy::none());
+        // Shorter than what servers and proxies keep idle connections for, ours among them.
+        let mut builder = client::builder().pool_idle_timeout(Duration::from_secs(30));
         if let Some(path) = &tls.ca {
             let pem = read(path)?;
             let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| unusable(path, e))?;

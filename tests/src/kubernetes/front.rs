@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::Cluster;
-use crate::proxy::listen;
+use crate::proxy::{listen, pause};
 
 /// It ends with the test's process.
 #[derive(Clone, Debug)]
@@ -179,11 +179,6 @@ impl Shared {
         }
         asked.body(body).send().await.map_err(std::io::Error::other)
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "an API server that is slow in real time")]
-async fn pause(time: Duration) {
-    tokio::time::sleep(time).await;
 }
 
 /// One of so many.

@@ -108,10 +108,9 @@ impl Space {
                     });
                     match there {
                         Some(mine) => {
-                            match self.move_here(&claim, &mine, &lease, None).await {
-                                Ok(true) => {}
-                                Ok(false) | Err(Trouble::LeaseGone) => continue,
-                                Err(trouble) => return Err(trouble.into_error()),
+                            let moved = self.move_here(&claim, &mine, &lease, None).await;
+                            if !moved.map_err(Trouble::into_error)? {
+                                continue;
                             }
                             let standing = self.standing(&claim, mine.mode, mine.created).await;
                             let standing = standing.map_err(Trouble::into_error)?;
@@ -164,7 +163,8 @@ impl Space {
 
     /// A claim that is known by its key alone, or hangs on another lease, hangs on this one from now on: its place and its
     /// token stay. Its key is written also if it is on this lease, unless that is known: who has ended the claim here may be about to
-    /// delete what was written before ([`Space::swept`]). `false`: it has changed meanwhile.
+    /// delete what was written before ([`Space::swept`]). `false`: it has changed meanwhile, or the lease has
+    /// ended.
     pub(super) async fn move_here(
         self: &Arc<Self>,
         claim: &Claim,
@@ -175,8 +175,10 @@ impl Space {
         let known = self.enroll(claim, mine.mode, lease, held);
         if mine.lease != lease.id || !known.hangs_with(mine) {
             let order = self.to_lease(claim, mine, lease);
-            if let Put::Not(_) = self.put(claim, order, lease).await? {
-                return Ok(false);
+            match self.put(claim, order, lease).await {
+                Ok(Put::Fresh(..)) => {}
+                Ok(Put::Not(_)) | Err(Trouble::LeaseGone) => return Ok(false),
+                Err(trouble) => return Err(trouble),
             }
         }
         self.session.change(claim.id, |known| (known.created, known.mode) = (mine.created, mine.mode));

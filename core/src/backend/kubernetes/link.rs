@@ -1,14 +1,14 @@
 //! The way to the API server: requests with deadlines, over one connection of HTTP/2, whose pings find out when the other side is
 //! gone. All of it runs on the library's thread.
 
-use std::{net::ToSocketAddrs, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, net::ToSocketAddrs, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use futures_channel::oneshot;
 use futures_util::{
-    StreamExt,
+    StreamExt, future,
     stream::{self, BoxStream},
 };
-use reqwest::{Certificate, Client, Method, Url, header};
+use reqwest::{Certificate, Client, Method, RequestBuilder, Response, Url, header};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -22,24 +22,19 @@ use super::{
     trouble::{Reply, of_transport, refused, silent},
 };
 use crate::{
-    background,
+    background, client,
     error::{Error, ErrorKind, Result},
     rt::{Runtime, thread},
     time::Moment,
     within::within,
 };
 
-/// How long a connection may take: several tries fit into a lease of the default TTL.
-const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long an answer may take: so that two tries of a renewal fit into a lease of the default TTL.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// ... of a list, which may be long.
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
 /// How long a program may take that the kubeconfig names for logging in.
 const LOGGED_IN_WITHIN: Duration = Duration::from_secs(30);
-/// A connection over which nothing comes is given up after twice this time: a lease of the default TTL outlasts that, and the
-/// renewal that was lost with it is sent again by another.
-const PING_EVERY: Duration = Duration::from_secs(2);
 /// A watch ends by itself after this time, and is taken up again.
 const WATCHED_FOR: Duration = Duration::from_secs(290);
 /// The API server marks its place in a watch about every minute.
@@ -208,19 +203,9 @@ impl Link {
         };
         // What begins with the objects has marks only where the API server and its etcd are new.
         let how = format!("watch=true&allowWatchBookmarks={}&timeoutSeconds={seconds}", after > 0);
-        let response = loop {
-            let way = self.way().await?;
-            let url = format!("{}?{how}&resourceVersion={after}{only}", way.objects);
-            let request = way.shows.with(way.client.get(url));
-            let response = match within(&self.rt, Some(AT_ONCE), pin!(request.send())).await {
-                Some(Ok(response)) => response,
-                Some(Err(error)) => return Err(self.failed(error, &way).await),
-                None => return Err(self.silent()),
-            };
-            if response.status().as_u16() != 401 || !self.leave(&way).await {
-                break response;
-            }
-        };
+        let request =
+            |way: &Way| way.client.get(format!("{}?{how}&resourceVersion={after}{only}", way.objects));
+        let response = self.exchange(AT_ONCE, request, future::ok).await?;
         match response.status().as_u16() {
             200 => {}
             410 => return Ok(stream::iter([Ok(Event::TooOld)]).boxed()),
@@ -254,21 +239,38 @@ impl Link {
         content: &str,
         body: Option<&Value>,
     ) -> Result<Reply> {
+        let request = |way: &Way| {
+            let request = way.client.request(method.clone(), format!("{}{path}", way.objects));
+            let request = request.header(header::ACCEPT, JSON);
+            match body {
+                Some(body) => request.header(header::CONTENT_TYPE, content).body(body.to_string()),
+                None => request,
+            }
+        };
+        self.exchange(limit, request, Reply::of).await
+    }
+
+    /// A request, and of its answer what is to be read within the limit. Where the API server asks who we are, that is found out anew.
+    async fn exchange<T, F: Future<Output = reqwest::Result<T>> + Send>(
+        &self,
+        limit: Duration,
+        request: impl Fn(&Way) -> RequestBuilder + Sync,
+        read: impl Fn(Response) -> F + Sync,
+    ) -> Result<T> {
         loop {
             let way = self.way().await?;
-            let mut request = way.client.request(method.clone(), format!("{}{path}", way.objects));
-            if let Some(body) = body {
-                request = request.header(header::CONTENT_TYPE, content).body(body.to_string());
-            }
-            let request = way.shows.with(request.header(header::ACCEPT, JSON));
-            let exchange = pin!(async { Reply::of(request.send().await?).await });
-            let reply = match within(&self.rt, Some(limit), exchange).await {
-                Some(Ok(reply)) => reply,
+            let request = way.shows.with(request(&way));
+            let exchange = pin!(async {
+                let response = request.send().await?;
+                Ok((response.status().as_u16() == 401, read(response).await?))
+            });
+            let (refused, answer) = match within(&self.rt, Some(limit), exchange).await {
+                Some(Ok(answered)) => answered,
                 Some(Err(error)) => return Err(self.failed(error, &way).await),
                 None => return Err(self.silent()),
             };
-            if reply.status != 401 || !self.leave(&way).await {
-                return Ok(reply);
+            if !refused || !self.leave(&way).await {
+                return Ok(answer);
             }
         }
     }
@@ -357,16 +359,8 @@ fn is_too_long(answer: &Value) -> bool {
 
 /// Makes a client, on a thread that may wait.
 fn find(login: Login, path: &str, now: Moment) -> Result<Way> {
-    // One of a process; whoever was earlier has chosen.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, format!("the kubeconfig's {what}"));
-    let mut builder = Client::builder()
-        .user_agent(concat!("windlass/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_WITHIN)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING_EVERY)
-        .http2_keep_alive_timeout(PING_EVERY)
-        .redirect(reqwest::redirect::Policy::none());
+    let mut builder = client::builder();
     if let Some(ca) = &login.ca {
         let certificates = Certificate::from_pem_bundle(ca)
             .map_err(|error| invalid(&format!("certificate-authority is none: {error}")))?;
@@ -414,7 +408,7 @@ fn find(login: Login, path: &str, now: Moment) -> Result<Way> {
 }
 
 impl Shows {
-    fn with(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    fn with(&self, request: RequestBuilder) -> RequestBuilder {
         match self {
             Self::Nothing => request,
             Self::Token(token) | Self::TokenFile { token, .. } => request.bearer_auth(token),
@@ -442,7 +436,7 @@ fn read_token(path: &std::path::Path) -> Result<String> {
 
 /// An answer that comes in lines.
 struct Lines {
-    response: reqwest::Response,
+    response: Response,
     read: Vec<u8>,
     rt: Arc<dyn Runtime>,
 }

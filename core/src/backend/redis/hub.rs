@@ -185,31 +185,30 @@ impl Hub {
         }
     }
 
-    /// The claim is to be ended: that waits for what is under way, and what is asked for it meanwhile would be ended, too.
+    /// The claim is held no longer, and is to be ended: that waits for what is under way, and what is asked for it meanwhile would be
+    /// ended, too.
     pub(super) fn ends(&self, id: ClaimId) {
-        *self.inner().ending.entry(id).or_default() += 1;
+        let mut inner = self.inner();
+        inner.held.remove(&id);
+        *inner.ending.entry(id).or_default() += 1;
     }
 
-    /// It is, or could not be.
-    pub(super) fn has_ended(&self, id: ClaimId) {
-        if let Entry::Occupied(mut times) = self.inner().ending.entry(id) {
+    /// `so`: it is ended, and what comes late is kept out from now on; otherwise it could not be.
+    pub(super) fn has_ended(&self, id: ClaimId, so: bool) {
+        let mut inner = self.inner();
+        if let Entry::Occupied(mut times) = inner.ending.entry(id) {
             *times.get_mut() -= 1;
             if *times.get() == 0 {
                 times.remove();
             }
         }
+        if so && inner.in_doubt.get(&id).is_some_and(|doubt| doubt.under_way == 0) {
+            inner.in_doubt.remove(&id);
+        }
     }
 
     pub(super) fn is_ending(&self, id: ClaimId) -> bool {
         self.inner().ending.contains_key(&id)
-    }
-
-    /// What comes late is kept out from now on.
-    pub(super) fn called_off(&self, id: ClaimId) {
-        let mut inner = self.inner();
-        if inner.in_doubt.get(&id).is_some_and(|doubt| doubt.under_way == 0) {
-            inner.in_doubt.remove(&id);
-        }
     }
 
     /// The claim holds, and somebody waits for it or nobody does.
@@ -406,7 +405,8 @@ mod tests {
             hub.is_ending(id())
         };
         assert!(!hub.is_ending(id()));
-        let changes = [Hub::ends, Hub::ends, Hub::has_ended, Hub::has_ended, Hub::has_ended];
+        let has_ended = |hub: &Hub, id| hub.has_ended(id, true);
+        let changes = [Hub::ends, Hub::ends, has_ended, has_ended, has_ended];
         assert_eq!(changes.map(ending), [true, true, true, false, false]);
         assert!(hub.inner().ending.is_empty());
     }

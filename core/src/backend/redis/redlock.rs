@@ -32,10 +32,11 @@ use super::{
     link::Link,
     reply::{Granted, Reply},
     scripts::{ACQUIRE, RENEW},
+    trouble::Trouble,
 };
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status, Term, Waiting},
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     name::{ClaimId, Name},
     options::{DEFAULT_TTL, unsupported},
     per_process::PerProcess,
@@ -276,7 +277,7 @@ impl Redlock {
 }
 
 fn silent(link: &Link) -> Error {
-    Error::new(ErrorKind::Unavailable, "Redis does not answer").with_backend(link.url())
+    Trouble::silent().error.with_backend(link.url())
 }
 
 #[async_trait]
