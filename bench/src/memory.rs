@@ -92,6 +92,7 @@ async fn table(time: Duration, held: u128) -> Result<Value> {
         ttl: Duration::from_secs(10),
         owner: Arc::default(),
         keep: Duration::ZERO,
+        only_here: true,
     };
     for other in 0..held {
         let ask = Ask {

@@ -149,6 +149,7 @@ fn asks(
             ttl: options.ttl,
             owner: owner.clone(),
             keep: options.keep_place.unwrap_or_default(),
+            only_here: ticket.is_none(),
         };
         asks.insert(place, ask);
     }

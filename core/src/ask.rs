@@ -79,6 +79,9 @@ pub struct Ask {
     /// For how long the claim keeps its place in the queue once nobody asks for it any more; zero: for as long as it takes
     /// to ask again.
     pub keep: Duration,
+    /// Whether nobody acquires by this claim id through another value of the backend. A program with a locker of its own
+    /// does not; the clients of a server that has replicas may. All else, by a ticket, may come from anywhere.
+    pub only_here: bool,
 }
 
 impl Ask {

@@ -115,6 +115,7 @@ impl Terms {
             ttl: Duration::from_millis(self.ttl_ms),
             owner: Owner { owner: self.owner.clone(), metadata: self.metadata.clone() }.into(),
             keep: Duration::from_millis(self.keep_ms.unwrap_or(0)),
+            only_here: false,
         }
     }
 

@@ -253,6 +253,7 @@ fn ask(claim: &Claim, entry: Entry, mode: Mode, ttl: u64) -> Ask {
         ttl: Duration::from_millis(ttl),
         owner: Arc::new(Owner { owner: owner(claim.id), ..Owner::default() }),
         keep: Duration::ZERO,
+        only_here: false,
     }
 }
 

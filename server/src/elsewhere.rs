@@ -73,5 +73,6 @@ fn ask(namespace: &str) -> Result<Ask> {
         ttl: DEFAULT_TTL,
         owner: Arc::new(Owner { owner: "windlass serve".to_owned(), ..Owner::default() }),
         keep: Duration::ZERO,
+        only_here: true,
     })
 }

@@ -343,5 +343,6 @@ fn ask(key: &Key, claim_id: ClaimId) -> Ask {
         ttl: DEFAULT_TTL,
         owner: Arc::new(Owner { owner, ..Owner::default() }),
         keep: Duration::ZERO,
+        only_here: false,
     }
 }

@@ -257,6 +257,7 @@ pub fn ask_as(owner: &str, name: &str, mode: Mode) -> Ask {
         ttl: windlass::DEFAULT_TTL,
         owner: Arc::new(Owner { owner: owner.into(), ..Owner::default() }),
         keep: Duration::ZERO,
+        only_here: true,
     }
 }
 

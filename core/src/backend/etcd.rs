@@ -2,7 +2,8 @@
 //! `concurrency.Mutex`, so that those and ours stand in one line.
 //!
 //! - **An acquire** is one transaction: the key is put, unless it is there, and what stands before it is read. A release
-//!   deletes it. Both travel with others that are under way ([`post`]).
+//!   deletes it. Both travel with others that are under way ([`post`]). The key is named after the claim where others may
+//!   acquire by its id, and otherwise one that is used again ([`seats`]).
 //! - **Who holds** follows from the create revisions alone ([`line`]); so does the fencing token. That is why nothing can be
 //!   stolen or upgraded here: whoever takes a lock from its holder would have to come after those who wait, whose tokens are given.
 //! - **Waiting** is a watch on the key in the way and on one's own ([`wait`], [`hub`]).
@@ -12,7 +13,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use etcd_client::{Client, Compare, CompareOp, PutOptions, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, PutOptions, TxnOp, TxnOpResponse};
 use futures_util::{
     StreamExt,
     future::{self, BoxFuture, join_all},
@@ -37,6 +38,7 @@ mod line;
 mod link;
 mod look;
 mod post;
+mod seats;
 mod session;
 mod trouble;
 mod value;
@@ -48,7 +50,7 @@ use keys::Keys;
 use line::{Member, Standing, holders, modes};
 use link::{Link, no_thread};
 use post::{Order, Post};
-use session::{Known, Session};
+use session::{Known, Session, Spot};
 use trouble::Trouble;
 use wait::{TRIES, came_between, gone};
 
@@ -80,9 +82,8 @@ impl Space {
         let known: Vec<Option<Known>> = claims.iter().map(|claim| self.session.known(claim)).collect();
         let leases: BTreeMap<i64, _> =
             known.iter().flatten().map(|known| (known.lease.id, known.lease.clone())).collect();
-        let keys: Vec<Vec<u8>> = claims.iter().map(|claim| self.keys.of(claim)).collect();
         let kept = join_all(leases.values().map(|lease| self.keep_alive(lease)));
-        let (kept, found) = future::join(kept, self.some(&keys)).await;
+        let (kept, found) = future::join(kept, self.find(claims, &known)).await;
         let kept: BTreeMap<i64, Result<(), Trouble>> = leases.keys().copied().zip(kept).collect();
         let found = found?;
         let each = claims.iter().zip(known).zip(found).map(|((claim, known), found)| {
@@ -145,7 +146,8 @@ impl Space {
             let ttl = self
                 .link
                 .ask(move |mut client: Client| async move { client.lease_time_to_live(id, None).await });
-            let (standing, ttl) = future::join(self.standing(&claim, member.mode, member.created), ttl).await;
+            let spot = Spot { claim: claim.clone(), key: member.key.clone() };
+            let (standing, ttl) = future::join(self.standing(&spot, member.mode, member.created), ttl).await;
             if !matches!(standing?, Some(Standing::Holds)) {
                 return Ok(None);
             }
@@ -155,7 +157,7 @@ impl Space {
                     return Ok(self.holds(&claim));
                 }
             }
-            match self.some(&[self.keys.of(&claim)]).await?.pop().flatten() {
+            match self.some(&[spot.key]).await?.pop().flatten().filter(|moved| moved.is_of(claim.id)) {
                 Some(moved) => member = moved,
                 None => {
                     self.forget(&claim);
@@ -173,35 +175,58 @@ impl Space {
 
     /// Deletes a claim's key. What follows from the answer is seen to also for one who does not wait for it.
     fn delete(self: &Arc<Self>, claim: &Claim) -> BoxFuture<'static, Result<(), Trouble>> {
-        let known = self.session.known(claim).and_then(|_| self.session.claims().remove(&claim.id));
-        let key = self.keys.of(claim);
+        let mut known = self.session.known(claim).and_then(|_| self.session.claims().remove(&claim.id));
+        if let Some(known) = known.as_mut().filter(|known| known.created == 0) {
+            // Its put may be under way. The key becomes nobody's after it, so it may be deleted whatever is there.
+            known.seat = None;
+        }
+        let key = known.as_ref().map_or_else(|| self.keys.of(claim), |known| known.key.clone());
+        let own = known.as_ref().filter(|known| known.seat.is_some());
+        let this_one =
+            own.map(|known| Compare::create_revision(key.clone(), CompareOp::Equal, known.created));
         let answer = self.post.put_in(Order {
-            lines: vec![self.keys.line(&claim.name).from],
-            when: Vec::new(),
-            bytes: key.len(),
+            line: self.keys.line(&claim.name).from,
+            when: this_one.into_iter().collect(),
+            bytes: 2 * key.len(),
             then: vec![TxnOp::delete(key, None)],
             otherwise: Vec::new(),
+            deletes: true,
         });
         let (space, claim) = (self.clone(), claim.clone());
         to_its_end(&*self.rt, async move {
             let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
-            if let Some(known) = known {
-                if answer.is_err() {
-                    space.taint(&known.lease);
-                }
-                space.end(&claim, known, answer.is_ok());
+            let Some(known) = known else {
+                let nothing =
+                    |answer: &TxnOpResponse| matches!(answer, TxnOpResponse::Delete(it) if it.deleted() == 0);
+                return if answer?.answers.iter().any(nothing) { space.erase(&claim).await } else { Ok(()) };
+            };
+            if answer.is_err() {
+                space.taint(&known.lease);
             }
+            space.end(&claim, known, answer.is_ok());
             answer.map(drop)
         })
     }
 
+    /// Deletes a claim that is known by its id alone, and whose key is not named after it.
+    async fn erase(self: &Arc<Self>, claim: &Claim) -> Result<(), Trouble> {
+        for _ in 0..TRIES {
+            let Some(member) = self.look_for(claim).await? else { return Ok(()) };
+            if self.post.send(self.deletion(&claim.name, &member)).await?.so {
+                return Ok(());
+            }
+        }
+        Err(Trouble::Refused(came_between()))
+    }
+
     /// It is a renewal, too: what it answers is believed for a whole term.
     async fn downgrade(self: &Arc<Self>, claim: &Claim, to: Mode) -> Result<Grant> {
-        let key = self.keys.of(claim);
         for _ in 0..TRIES {
-            let found = self.some(std::slice::from_ref(&key)).await.map_err(Trouble::into_error)?;
+            let known = self.session.known(claim);
+            let found = self.find(std::slice::from_ref(claim), std::slice::from_ref(&known)).await;
+            let found = found.map_err(Trouble::into_error)?;
             let member = found.into_iter().flatten().next().ok_or_else(gone)?;
-            let known = self.session.known(claim).filter(|known| known.hangs_with(&member));
+            let known = known.filter(|known| known.hangs_with(&member));
             if known.is_none_or(|known| known.held.is_none()) {
                 let attach = to_its_end(&*self.rt, self.clone().attach(claim.clone(), member));
                 attach.await.map_err(Trouble::into_error)?.ok_or_else(gone)?;
@@ -212,13 +237,14 @@ impl Space {
                     let message = format!("a claim that is {} cannot become {to}", member.mode);
                     return Err(Error::new(ErrorKind::InvalidInput, message));
                 }
-                let value = value::write(to, &member.owner);
+                let (key, value) = (member.key, value::write(to, member.claim, &member.owner));
                 let order = Order {
-                    lines: vec![self.keys.line(&claim.name).from],
+                    line: self.keys.line(&claim.name).from,
                     when: vec![Compare::mod_revision(key.clone(), CompareOp::Equal, member.modified)],
                     bytes: value.len() + 2 * key.len(),
-                    then: vec![TxnOp::put(key.clone(), value, Some(PutOptions::new().with_ignore_lease()))],
+                    then: vec![TxnOp::put(key, value, Some(PutOptions::new().with_ignore_lease()))],
                     otherwise: Vec::new(),
+                    deletes: false,
                 };
                 if !self.post.send(order).await.map_err(Trouble::into_error)?.so {
                     continue;
@@ -240,8 +266,8 @@ impl EtcdBackend {
         let keys = Keys::new(&address.prefix, raw_names);
         let link = Arc::new(Link::new(address, rt.clone())?);
         let (post, hub) = (Post::new(link.clone()), Hub::new(link.clone()));
-        let space =
-            Space { rt, keys, link, post, hub, session: Session::default(), ears: ears::Ears::default() };
+        let session = Session::new(rt.random());
+        let space = Space { rt, keys, link, post, hub, session, ears: ears::Ears::default() };
         Ok(Self { space: Arc::new(space) })
     }
 
@@ -356,10 +382,11 @@ impl Backend for EtcdBackend {
                 continue;
             }
             let order = Order {
-                lines: vec![line.from.clone()],
+                line: line.from.clone(),
                 when: vec![Compare::create_revision(member.key.clone(), CompareOp::Equal, member.created)],
                 then: vec![TxnOp::delete(member.key.clone(), None)],
                 otherwise: Vec::new(),
+                deletes: true,
                 bytes: 2 * member.key.len(),
             };
             if self.space.post.send(order).await.map_err(|trouble| self.trouble(trouble))?.so {

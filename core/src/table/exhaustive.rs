@@ -258,6 +258,7 @@ impl Bounds {
                     ttl: Duration::from_millis(TTL),
                     owner: Arc::default(),
                     keep: Duration::ZERO,
+                    only_here: false,
                 };
                 match world.table.acquire(now, &ask, Origin(0), &mut effects) {
                     Outcome::Granted(granted) => {

@@ -124,6 +124,7 @@ mod tests {
             ttl: Duration::from_secs(10),
             owner: Arc::new(owner),
             keep: Duration::ZERO,
+            only_here: false,
         }
     }
 

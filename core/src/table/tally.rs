@@ -100,7 +100,8 @@ mod tests {
             let Claim { name, id: claim_id } = claim(id);
             let ttl = Duration::from_secs(10);
             let (owner, keep) = (Arc::default(), Duration::ZERO);
-            let ask = Ask { name, claim_id, mode: Mode::Exclusive, entry, ttl, owner, keep };
+            let ask =
+                Ask { name, claim_id, mode: Mode::Exclusive, entry, ttl, owner, keep, only_here: false };
             let _ = table.acquire(Millis(at), &ask, Origin(0), &mut effects);
         };
         ask(&mut table, 0, 1, Entry::Queue);

@@ -16,6 +16,7 @@ fn ask(name: &str, id: u128, mode: Mode) -> Ask {
         ttl: Duration::from_secs(1),
         owner: Arc::default(),
         keep: Duration::ZERO,
+        only_here: false,
     }
 }
 

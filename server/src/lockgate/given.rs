@@ -151,6 +151,7 @@ mod tests {
             ttl: DEFAULT_TTL,
             owner: Arc::new(Owner::default()),
             keep: Duration::ZERO,
+            only_here: false,
         };
         let given = async |id| {
             view.acquire(&ask(id), &|_| ()).await.unwrap().expect("granted");

@@ -44,6 +44,7 @@ fn ask() -> Ask {
         ttl: Duration::from_secs(10),
         owner: Arc::new(Owner::default()),
         keep: Duration::ZERO,
+        only_here: false,
     }
 }
 

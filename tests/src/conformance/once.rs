@@ -27,7 +27,7 @@ pub async fn asked_again_while_held(place: &dyn Place) {
 
 pub async fn asked_again_through_another_client(place: &dyn Place) {
     let (a, b) = (place.client(), place.client());
-    let held = ask("lock", Mode::Exclusive);
+    let held = Ask { only_here: false, ..ask("lock", Mode::Exclusive) };
     let grant = place.take(&*a, &held).await;
     assert_eq!(place.take(&*b, &held).await.fencing_token, grant.fencing_token);
     place.give_back(&*b, &[&held]).await;

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "in real time, over real sockets")]
 
 mod input;
+mod keys;
 mod members;
 mod network;
 mod sessions;

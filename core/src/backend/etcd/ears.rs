@@ -139,8 +139,7 @@ impl Space {
             return Ok(Some(lost(reason)));
         }
         let (line, _) = self.members(&self.keys.line(&claim.name)).await?;
-        let key = self.keys.of(&claim);
-        if !line.iter().any(|member| member.key == key) {
+        if !line.iter().any(|member| member.key == known.key && member.is_of(id)) {
             let alive = self.keep_alive(&known.lease).await;
             let reason = match alive {
                 Err(Trouble::LeaseGone) => known.lease.over().unwrap_or(LostReason::SessionEnded),

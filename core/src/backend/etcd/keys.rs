@@ -1,5 +1,5 @@
 //! Where claims are kept: `/PREFIX/NAME/SUFFIX`, the layout of Go's `concurrency.Mutex`, whose suffix is its lease and ours is
-//! the claim id. What stands in one line is the range `/PREFIX/NAME/`, so a `/` in a name is encoded: otherwise the lock
+//! the claim id, or one that is [used again](super::seats). What stands in one line is the range `/PREFIX/NAME/`, so a `/` in a name is encoded: otherwise the lock
 //! `a` would have the claims of `a/b` in its line. Where the names are shared with others who have a `/` in them, the
 //! URL says `raw_names=true`, and the locks below a name are in its line, as they are for those others.
 
@@ -48,10 +48,15 @@ impl Keys {
         Range::below(format!("{}{}/", self.prefix, self.encoded(name.as_str())).into_bytes())
     }
 
-    /// The key of a claim.
+    /// The key that is named after a claim.
     pub(super) fn of(&self, claim: &Claim) -> Vec<u8> {
-        let (prefix, name) = (&self.prefix, self.encoded(claim.name.as_str()));
-        format!("{prefix}{name}/{:032x}", claim.id.reveal()).into_bytes()
+        self.ending_in(&claim.name, &format!("{:032x}", claim.id.reveal()))
+    }
+
+    /// ... of a lock that ends like this.
+    pub(super) fn ending_in(&self, name: &Name, suffix: &str) -> Vec<u8> {
+        let (prefix, name) = (&self.prefix, self.encoded(name.as_str()));
+        format!("{prefix}{name}/{suffix}").into_bytes()
     }
 
     /// The keys of the locks whose names begin like this, and perhaps a few others.

@@ -8,7 +8,10 @@
 //! A grant stays: claims come at the end of the line only, so what stands before a claim, all that decides about it, can
 //! only become less, and a downgrade among it lets in no fewer.
 
-use crate::ask::{Holder, Mode, Owner, Waiter, Waiting};
+use crate::{
+    ask::{Holder, Mode, Owner, Waiter, Waiting},
+    name::ClaimId,
+};
 
 use super::value;
 
@@ -22,23 +25,31 @@ pub(super) struct Member {
     pub(super) modified: i64,
     pub(super) lease: i64,
     pub(super) mode: Mode,
+    /// Whose it is, where its name does not say so.
+    pub(super) claim: Option<ClaimId>,
     pub(super) owner: Owner,
     pub(super) value: Vec<u8>,
 }
 
 impl Member {
     pub(super) fn new(kv: &etcd_client::KeyValue) -> Self {
-        let (mode, owner) = value::read(kv.value())
-            .unwrap_or_else(|| (Mode::Exclusive, value::stranger(kv.key(), kv.value())));
+        let (mode, claim, owner) = value::read(kv.value())
+            .unwrap_or_else(|| (Mode::Exclusive, None, value::stranger(kv.key(), kv.value())));
         Self {
             key: kv.key().to_vec(),
             created: kv.create_revision(),
             modified: kv.mod_revision(),
             lease: kv.lease(),
             mode,
+            claim,
             owner,
             value: kv.value().to_vec(),
         }
+    }
+
+    /// Whether it can be this claim's, whose key it has.
+    pub(super) fn is_of(&self, id: ClaimId) -> bool {
+        self.claim.is_none_or(|claim| claim == id)
     }
 
     pub(super) fn token(&self) -> u64 {
@@ -97,8 +108,8 @@ pub(super) enum Standing {
     Behind {
         /// Nothing changes for it before something happens to this.
         obstacle: Obstacle,
-        /// For whom.
-        waiting: Waiting,
+        /// For whom; `None`: that is still to be asked.
+        waiting: Option<Waiting>,
     },
 }
 
@@ -115,10 +126,10 @@ pub(super) enum Obstacle {
 pub(super) fn standing(line: &[Member]) -> Standing {
     let held = holders(modes(line));
     let Some((me, older)) = line.split_last().filter(|_| held < line.len()) else { return Standing::Holds };
-    let waiting = Waiting {
+    let waiting = Some(Waiting {
         holders: line[..held].iter().map(Member::as_holder).collect(),
         place: Some(line.len() - held),
-    };
+    });
     let in_the_way = match me.mode {
         Mode::Exclusive | Mode::Upgradable => older.last(),
         Mode::Shared => older.iter().rfind(|other| other.mode != Mode::Shared),
@@ -150,6 +161,7 @@ mod tests {
             modified: created,
             lease: 7,
             mode,
+            claim: None,
             owner,
             value: vec![],
         }
@@ -191,7 +203,7 @@ mod tests {
         let (x, s) = (Mode::Exclusive, Mode::Shared);
         let obstacle = |modes: &[Mode]| match standing(&line(modes)) {
             Standing::Holds => None,
-            Standing::Behind { obstacle, waiting } => Some((obstacle, waiting.place.unwrap())),
+            Standing::Behind { obstacle, waiting } => Some((obstacle, waiting.unwrap().place.unwrap())),
         };
         assert_eq!(obstacle(&[x]), None);
         assert_eq!(obstacle(&[s, s]), None);

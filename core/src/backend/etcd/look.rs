@@ -7,11 +7,13 @@ use super::{
     Space,
     keys::Range,
     line::{Member, Obstacle, Standing, standing},
+    session::Known,
     trouble::Trouble,
 };
-use crate::ask::{Mode, Waiting};
+use crate::ask::{Claim, Mode, Waiting};
 
-/// The operations that tell a claim, whose key was created at this revision or is the newest, where it stands.
+/// The operations that tell a claim, whose key was created at this revision or is just being put, where it stands. The latter is
+/// mostly alone, or the second, and asks no more than it takes to know that.
 pub(super) fn questions(line: &Range, mode: Mode, created: Option<i64>) -> Vec<TxnOp> {
     let up_to_me = |order| {
         let options = by_age(line, order);
@@ -20,39 +22,36 @@ pub(super) fn questions(line: &Range, mode: Mode, created: Option<i64>) -> Vec<T
     let get = |options| TxnOp::get(line.from.clone(), Some(options));
     match mode {
         // Whoever is to be alone needs to know the one before, and people want to know the first.
-        Mode::Exclusive | Mode::Upgradable => vec![
-            get(up_to_me(SortOrder::Ascend).with_limit(1)),
-            get(up_to_me(SortOrder::Descend).with_limit(2)),
-        ],
+        Mode::Exclusive | Mode::Upgradable => {
+            let last = get(up_to_me(SortOrder::Descend).with_limit(2));
+            let first = created.map(|_| get(up_to_me(SortOrder::Ascend).with_limit(1)));
+            [last].into_iter().chain(first).collect()
+        }
         Mode::Shared | Mode::Permit(_) => vec![get(up_to_me(SortOrder::Ascend))],
     }
 }
 
-/// What the answers say of the claim of this key, `newest` in its line; `None`: it is not there.
-pub(super) fn answer(answers: &[TxnOpResponse], key: &[u8], newest: bool) -> Option<Standing> {
-    let mut answers = answers.iter().filter_map(|answer| match answer {
-        TxnOpResponse::Get(get) => Some(get),
+/// What the answers say of the claim of this key and mode; `None`: it is not there.
+pub(super) fn answer(answers: &[TxnOpResponse], mode: Mode, key: &[u8]) -> Option<Standing> {
+    let mut looks = answers.iter().filter_map(|answer| match answer {
+        TxnOpResponse::Get(got) => Some((members(got), got.count())),
         _ => None,
     });
-    let first = answers.next()?;
-    let Some(last) = answers.next() else {
-        let line = members(first);
+    let (line, all) = looks.next()?;
+    if !matches!(mode, Mode::Exclusive | Mode::Upgradable) {
         return line.last().filter(|me| me.key == key).map(|_| standing(&line));
-    };
-    let last = members(last);
-    if last.first()?.key != key {
-        return None;
     }
-    let Some(before) = last.get(1) else { return Some(Standing::Holds) };
-    let all = usize::try_from(first.count()).ok();
-    let first = members(first).into_iter().next()?;
-    let place = match first.mode {
-        _ if before.key == first.key => Some(1),
-        // Of those that share nobody here knows how many hold.
-        Mode::Exclusive if newest => all.map(|all| all - 1),
-        _ => None,
+    line.first().filter(|me| me.key == key)?;
+    let Some(before) = line.get(1) else { return Some(Standing::Holds) };
+    let first = match looks.next() {
+        Some((first, _)) => first.into_iter().next(),
+        None => (all == 2).then(|| before.clone()),
     };
-    let waiting = Waiting { holders: vec![first.as_holder()], place };
+    let waiting = first.map(|first| {
+        // Of those that share nobody here knows how many hold.
+        let place = (before.key == first.key).then_some(1);
+        Waiting { holders: vec![first.as_holder()], place }
+    });
     Some(Standing::Behind { obstacle: Obstacle::One(before.key.clone()), waiting })
 }
 
@@ -100,5 +99,32 @@ impl Space {
             _ => None,
         });
         Ok(found.collect())
+    }
+
+    /// Where these claims are, of which this much is known: their keys, where they are there.
+    pub(super) async fn find(
+        &self,
+        claims: &[Claim],
+        known: &[Option<Known>],
+    ) -> Result<Vec<Option<Member>>, Trouble> {
+        let key = |(claim, known): (&Claim, &Option<Known>)| match known {
+            Some(known) => known.key.clone(),
+            None => self.keys.of(claim),
+        };
+        let keys: Vec<Vec<u8>> = claims.iter().zip(known).map(key).collect();
+        let found = claims.iter().zip(known).zip(self.some(&keys).await?);
+        let each = found.map(|((claim, known), found)| async move {
+            match found.filter(|member| member.is_of(claim.id)) {
+                None if known.is_none() => self.look_for(claim).await,
+                found => Ok(found),
+            }
+        });
+        try_join_all(each).await
+    }
+
+    /// A claim that is known by its id alone, and whose key is not named after it.
+    pub(super) async fn look_for(&self, claim: &Claim) -> Result<Option<Member>, Trouble> {
+        let (members, _) = self.members(&self.keys.line(&claim.name)).await?;
+        Ok(members.into_iter().find(|member| member.claim == Some(claim.id)))
     }
 }

@@ -1,7 +1,7 @@
-//! Writes, many in one transaction: at most one is under way, and what is asked for meanwhile travels in the next. One that is
-//! asked for alone goes at once.
+//! Writes, many in one transaction: at most two are under way, so that etcd has the next one to do when it answers, and what is
+//! asked for meanwhile travels in the next. One that is asked for alone goes at once.
 //!
-//! - **In order.** What is asked for later is sent after what was asked for earlier has its answer. So a release never
+//! - **In order.** What is asked for later of a line is sent after what was asked for earlier has its answer. So a release never
 //!   overtakes the put that it takes back, and a put that nobody waits for any more is taken back by the release that
 //!   follows it.
 //! - **Keys of one transaction have one create revision**, which would be one place in a line and one fencing token for
@@ -16,7 +16,7 @@
 //!   more.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -34,14 +34,18 @@ use super::{
 const MOST: usize = 64;
 /// ... and 1.5 MiB in all.
 const MOST_BYTES: usize = 512 * 1024;
+/// How many are under way.
+const AT_ONCE: usize = 2;
 
-/// A write of one line, or of several.
+/// A write of one line.
 #[derive(Clone, Debug)]
 pub(super) struct Order {
-    pub(super) lines: Vec<Vec<u8>>,
+    pub(super) line: Vec<u8>,
     pub(super) when: Vec<Compare>,
     pub(super) then: Vec<TxnOp>,
     pub(super) otherwise: Vec<TxnOp>,
+    /// Whether it only deletes, if anything.
+    pub(super) deletes: bool,
     /// How long it is, roughly.
     pub(super) bytes: usize,
 }
@@ -65,7 +69,9 @@ pub(super) struct Post {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Letter>,
-    under_way: bool,
+    /// How many carry letters, and of which lines.
+    carriers: usize,
+    under_way: BTreeSet<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -75,14 +81,14 @@ struct Letter {
 }
 
 impl Order {
-    /// Whether it only deletes, whatever is so.
-    fn is_deletion(&self) -> bool {
-        self.when.is_empty()
+    /// Whether it needs a transaction of its own in one of many.
+    fn is_nested(&self) -> bool {
+        !self.when.is_empty()
     }
 
     /// A key beside those that it is about, which is never there.
     fn nobodys(&self) -> Vec<u8> {
-        self.lines.iter().flatten().copied().chain(*b"nobody's").collect()
+        self.line.iter().copied().chain(*b"nobody's").collect()
     }
 
     fn txn(self) -> Txn {
@@ -105,7 +111,8 @@ impl Post {
         let (tell, answer) = oneshot::channel();
         let mut queue = self.queue();
         queue.waiting.push_back(Letter { order, tell });
-        if !std::mem::replace(&mut queue.under_way, true) {
+        if queue.carriers < AT_ONCE {
+            queue.carriers += 1;
             drop(queue);
             self.link.rt.spawn(self.clone().work().boxed());
         }
@@ -113,8 +120,10 @@ impl Post {
     }
 
     async fn work(self: Arc<Self>) {
-        while let Some(letters) = self.next() {
-            let orders: Vec<Order> = letters.iter().map(|letter| letter.order.clone()).collect();
+        let mut done: Vec<Vec<u8>> = Vec::new();
+        while let Some(letters) = self.next(&done) {
+            done = letters.iter().map(|letter| letter.order.line.clone()).collect();
+            let orders: Vec<&Order> = letters.iter().map(|letter| &letter.order).collect();
             match self.deliver(&orders).await {
                 Ok(answers) => {
                     for (letter, answer) in letters.into_iter().zip(answers) {
@@ -123,7 +132,7 @@ impl Post {
                 }
                 Err(trouble) if trouble.is_of_one() && letters.len() > 1 => {
                     for letter in letters {
-                        let answer = self.deliver(std::slice::from_ref(&letter.order)).await;
+                        let answer = self.deliver(&[&letter.order]).await;
                         let _ = letter.tell.send(answer.and_then(|mut one| one.pop().ok_or_else(no_thread)));
                     }
                 }
@@ -136,48 +145,51 @@ impl Post {
         }
     }
 
-    /// What goes into the next transaction; `None`: there is nothing, and whoever comes next starts anew.
-    fn next(&self) -> Option<Vec<Letter>> {
+    /// What goes into the next transaction, after that of these lines; `None`: there is nothing that may go yet, and whoever comes next, or
+    /// is under way, goes on.
+    fn next(&self, done: &[Vec<u8>]) -> Option<Vec<Letter>> {
         let mut queue = self.queue();
-        let (mut taken, mut left) = (Vec::new(), VecDeque::new());
+        for line in done {
+            queue.under_way.remove(line);
+        }
+        let (mut taken, mut left) = (Vec::<Letter>::new(), VecDeque::new());
         // Of each line whether something else than deletions goes, or stays, and then all that follows stays.
-        let mut lines: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+        let mut lines: BTreeMap<Vec<u8>, bool> =
+            queue.under_way.iter().map(|line| (line.clone(), true)).collect();
         let (mut bytes, mut ops) = (0, 0);
         for letter in queue.waiting.drain(..) {
             let order = &letter.order;
             let fits =
                 ops + order.then.len() <= MOST && bytes + order.bytes <= MOST_BYTES || taken.is_empty();
-            let free = |line: &Vec<u8>| overlapping(&lines, line).all(|taken| order.is_deletion() && !taken);
-            let goes = fits && order.lines.iter().all(free);
-            for line in &order.lines {
-                *lines.entry(line.clone()).or_default() |= !goes || !order.is_deletion();
-            }
+            let goes = fits && overlapping(&lines, &order.line).all(|taken| order.deletes && !taken);
+            *lines.entry(order.line.clone()).or_default() |= !goes || !order.deletes;
             if goes {
                 bytes += order.bytes;
-                ops += if order.is_deletion() { order.then.len() } else { 1 };
+                ops += if order.is_nested() { 1 } else { order.then.len() };
                 taken.push(letter);
             } else {
                 left.push_back(letter);
             }
         }
         queue.waiting = left;
-        queue.under_way = !taken.is_empty();
+        queue.under_way.extend(taken.iter().map(|letter| letter.order.line.clone()));
+        queue.carriers -= usize::from(taken.is_empty());
         Some(taken).filter(|taken| !taken.is_empty())
     }
 
-    async fn deliver(&self, orders: &[Order]) -> Result<Vec<Done>, Trouble> {
+    async fn deliver(&self, orders: &[&Order]) -> Result<Vec<Done>, Trouble> {
         let guarded = self.link.is_somebody();
         let txn = match orders {
-            [alone] => alone.clone().txn(),
+            [alone] => (*alone).clone().txn(),
             several => {
-                let nested = several.iter().filter(|order| !order.is_deletion());
+                let nested = several.iter().filter(|order| order.is_nested());
                 let nested = nested.take(if guarded { several.len() } else { 1 });
                 let looks = nested.map(|order| Compare::version(order.nobodys(), CompareOp::Greater, -1));
-                let ops = several.iter().flat_map(|order| match order.is_deletion() {
-                    true => order.then.clone(),
-                    false => {
+                let ops = several.iter().flat_map(|order| match order.is_nested() {
+                    false => order.then.clone(),
+                    true => {
                         let deletion = guarded.then(|| TxnOp::delete(order.nobodys(), None));
-                        deletion.into_iter().chain([TxnOp::txn(order.clone().txn())]).collect()
+                        deletion.into_iter().chain([TxnOp::txn((*order).clone().txn())]).collect()
                     }
                 });
                 Txn::new().when(looks.collect::<Vec<_>>()).and_then(ops.collect::<Vec<_>>())
@@ -197,7 +209,7 @@ impl Post {
         }
         let mut answers = answers.drain(..);
         let done = |order: &Order| {
-            if order.is_deletion() {
+            if !order.is_nested() {
                 let answers = answers.by_ref().take(order.then.len()).collect();
                 return Done { so: true, answers, revision };
             }
@@ -208,7 +220,7 @@ impl Post {
                 _ => Done { so: false, answers: Vec::new(), revision },
             }
         };
-        Ok(orders.iter().map(done).collect())
+        Ok(orders.iter().copied().map(done).collect())
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -233,25 +245,37 @@ mod tests {
     use super::{super::address::Address, *};
     use crate::rt::Native;
 
-    /// Which of these go together, in turn: to each a line, and whether it is written there or deleted.
-    fn batches(orders: &[(&str, bool)]) -> Vec<Vec<usize>> {
+    /// To each a line, and whether it is written there or deleted. Nobody sends anything.
+    fn post(orders: &[(&str, bool)]) -> Arc<Post> {
         let hosts = vec!["127.0.0.1:1".to_owned()];
         let address = Address { hosts, prefix: "app".to_owned(), user: None, tls: None };
         let post = Post::new(Arc::new(Link::new(address, Arc::new(Native)).unwrap()));
-        // Nobody sends anything.
-        post.queue().under_way = true;
+        post.queue().carriers = AT_ONCE;
         for (n, (line, written)) in orders.iter().enumerate() {
             let there = Compare::version(*line, CompareOp::Greater, 0);
             drop(post.put_in(Order {
-                lines: vec![line.as_bytes().to_vec()],
+                line: line.as_bytes().to_vec(),
                 when: if *written { vec![there] } else { Vec::new() },
                 then: Vec::new(),
                 otherwise: Vec::new(),
+                deletes: !written,
                 bytes: n,
             }));
         }
-        let batch = || post.next().map(|letters| letters.iter().map(|letter| letter.order.bytes).collect());
-        std::iter::from_fn(batch).collect()
+        post
+    }
+
+    /// Which of them go next, when these are done.
+    fn next(post: &Post, done: &[&str]) -> Option<Vec<usize>> {
+        let done: Vec<Vec<u8>> = done.iter().map(|line| line.as_bytes().to_vec()).collect();
+        Some(post.next(&done)?.iter().map(|letter| letter.order.bytes).collect())
+    }
+
+    /// Which of these go together, one transaction after the other.
+    fn batches(orders: &[(&str, bool)]) -> Vec<Vec<usize>> {
+        let post = post(orders);
+        let lines: Vec<&str> = orders.iter().map(|(line, _)| *line).collect();
+        std::iter::from_fn(|| next(&post, &lines)).collect()
     }
 
     #[test]
@@ -266,5 +290,15 @@ mod tests {
     fn so_is_one_that_has_others_in_it() {
         assert_eq!(batches(&[("/a/", true), ("/a/b/c/", true), ("/a0/", true)]), [vec![0, 2], vec![1]]);
         assert_eq!(batches(&[("/a/b/", true), ("/a/c/", true), ("/a/", true)]), [vec![0, 1], vec![2]]);
+    }
+
+    #[test]
+    fn what_follows_on_a_line_waits_for_the_answer() {
+        let post = post(&[("/a/", true), ("/a/", false), ("/a/b/", true)]);
+        assert_eq!(next(&post, &[]), Some(vec![0]));
+        assert_eq!(next(&post, &[]), None, "the line is under way");
+        assert_eq!(next(&post, &["/a/"]), Some(vec![1]));
+        assert_eq!(next(&post, &["/a/"]), Some(vec![2]));
+        assert_eq!(post.queue().carriers, AT_ONCE - 1, "one has found nothing");
     }
 }

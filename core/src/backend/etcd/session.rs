@@ -22,11 +22,17 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, Compare, CompareOp, TxnOp};
+use etcd_client::Client;
 use event_listener::Event;
 use futures_util::FutureExt;
 
-use super::{Space, line::Member, post::Order, trouble::Trouble, wait::Put};
+use super::{
+    Space,
+    line::Member,
+    seats::{Seat, Seats},
+    trouble::Trouble,
+    wait::Put,
+};
 use crate::{
     ask::{Claim, Grant, Mode, Term},
     error::{Error, ErrorKind, LostReason, Result},
@@ -89,6 +95,10 @@ impl Lease {
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) name: Name,
+    /// Where it is written.
+    pub(super) key: Vec<u8>,
+    /// Which of this value's own keys that is, if it is one.
+    pub(super) seat: Option<Seat>,
     pub(super) mode: Mode,
     pub(super) lease: Arc<Lease>,
     /// The revision at which its key was put; 0: not known to be there.
@@ -107,6 +117,10 @@ impl Known {
         (self.created, self.lease.id) == (member.created, member.lease)
     }
 
+    pub(super) fn spot(&self, claim: &Claim) -> Spot {
+        Spot { claim: claim.clone(), key: self.key.clone() }
+    }
+
     pub(super) fn grant(&self) -> Grant {
         Grant {
             fencing_token: super::line::token(self.created),
@@ -116,9 +130,17 @@ impl Known {
     }
 }
 
+/// A claim, and where it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Spot {
+    pub(super) claim: Claim,
+    pub(super) key: Vec<u8>,
+}
+
 /// The leases and claims of a backend value.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Session {
+    pub(super) seats: Seats,
     leases: tokio::sync::Mutex<BTreeMap<u64, Arc<Lease>>>,
     claims: Mutex<BTreeMap<ClaimId, Known>>,
     /// Rings when a claim has begun to be held.
@@ -126,6 +148,15 @@ pub(super) struct Session {
 }
 
 impl Session {
+    pub(super) fn new(whose: u128) -> Self {
+        Self {
+            seats: Seats::new(whose),
+            leases: tokio::sync::Mutex::default(),
+            claims: Mutex::default(),
+            begun: Event::new(),
+        }
+    }
+
     pub(super) fn claims(&self) -> MutexGuard<'_, BTreeMap<ClaimId, Known>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,7 +231,8 @@ impl Space {
                 return Ok(());
             }
         };
-        match self.put(&claim, self.to_lease(&claim, &mine, &fresh), &fresh).await {
+        let spot = Spot { claim, key: mine.key.clone() };
+        match self.put(&spot, self.to_lease(&spot.claim, &mine, &fresh), &fresh).await {
             Ok(Put::Fresh(..)) => Ok(()),
             Ok(Put::Not(_)) => {
                 let message = "the claim has changed while it was renewed";
@@ -250,10 +282,11 @@ impl Space {
         grant
     }
 
-    /// A claim that was not known is to hang on this lease; `held`: since when it holds. What is known of it.
+    /// A claim that was not known is to hang on this lease, with this key; `held`: since when it holds. What is known of it.
     pub(super) fn enroll(
         &self,
         claim: &Claim,
+        key: impl FnOnce() -> (Vec<u8>, Option<Seat>),
         mode: Mode,
         lease: &Arc<Lease>,
         held: Option<Moment>,
@@ -261,8 +294,11 @@ impl Space {
         let mut claims = self.session.claims();
         let known = claims.entry(claim.id).or_insert_with(|| {
             lease.begin();
+            let (key, seat) = key();
             Known {
                 name: claim.name.clone(),
+                key,
+                seat,
                 mode,
                 lease: lease.clone(),
                 created: 0,
@@ -275,45 +311,51 @@ impl Space {
     }
 
     /// A claim's key has been put on this lease, whatever it was on before.
-    pub(super) fn has_put(self: &Arc<Self>, claim: &Claim, lease: &Arc<Lease>) {
-        let left = self.session.change(claim.id, |known| std::mem::replace(&mut known.lease, lease.clone()));
-        match left {
+    pub(super) fn has_put(self: &Arc<Self>, spot: &Spot, lease: &Arc<Lease>) {
+        let replaced = |known: &mut Known| std::mem::replace(&mut known.lease, lease.clone());
+        match self.session.change(spot.claim.id, replaced) {
             Some(left) => self.leave(&left),
             // It has ended meanwhile. A release has its deletion come after this, others know of another lease only.
-            None => self.sweep(claim.clone(), lease.clone(), None),
+            None => self.sweep(spot.clone(), lease.clone(), None),
         }
     }
 
     /// A put on this lease has failed.
-    pub(super) fn not_put(self: &Arc<Self>, claim: &Claim, lease: &Arc<Lease>, trouble: &Trouble) {
+    pub(super) fn not_put(self: &Arc<Self>, spot: &Spot, lease: &Arc<Lease>, trouble: &Trouble) {
         match trouble {
             Trouble::LeaseGone => self.over(lease),
-            Trouble::Unknown(_) => self.doubt(claim, lease),
+            Trouble::Unknown(_) => self.doubt(spot, lease),
             Trouble::Refused(_) | Trouble::Busy(_) => {}
         }
         self.leave(lease);
     }
 
     /// A put on this lease has no answer.
-    fn doubt(self: &Arc<Self>, claim: &Claim, lease: &Arc<Lease>) {
+    fn doubt(self: &Arc<Self>, spot: &Spot, lease: &Arc<Lease>) {
         self.taint(lease);
         lease.begin();
         let now = self.rt.now();
-        let known = self.session.change(claim.id, |known| known.in_doubt.push((lease.clone(), now)));
+        let known = self.session.change(spot.claim.id, |known| known.in_doubt.push((lease.clone(), now)));
         if known.is_none() {
             // Released meanwhile: what may still come is nobody's.
-            self.sweep(claim.clone(), lease.clone(), Some(now));
+            self.sweep(spot.clone(), lease.clone(), Some(now));
         }
     }
 
     /// A claim is over here; `gone`: its key is certainly not there, but for puts that may still come.
     pub(super) fn end(self: &Arc<Self>, claim: &Claim, known: Known, gone: bool) {
-        match gone {
-            true => self.leave(&known.lease),
-            false => self.sweep(claim.clone(), known.lease, None),
+        let spot = known.spot(claim);
+        match (gone, known.seat) {
+            (false, _) => self.sweep(spot.clone(), known.lease, None),
+            (true, seat) => {
+                self.leave(&known.lease);
+                if let Some(seat) = seat.filter(|_| known.in_doubt.is_empty()) {
+                    self.session.seats.give_back(&claim.name, seat);
+                }
+            }
         }
         for (lease, when) in known.in_doubt {
-            self.sweep(claim.clone(), lease, Some(when));
+            self.sweep(spot.clone(), lease, Some(when));
         }
     }
 
@@ -349,12 +391,12 @@ impl Space {
 
     /// Deletes the key of a claim from this lease until it is certain that it is gone and stays so; `written`: when a put had
     /// no answer.
-    fn sweep(self: &Arc<Self>, claim: Claim, lease: Arc<Lease>, written: Option<Moment>) {
+    fn sweep(self: &Arc<Self>, spot: Spot, lease: Arc<Lease>, written: Option<Moment>) {
         let space = self.clone();
         let sweep = async move {
             let mut back_off = BackOff::default();
             loop {
-                let gone = space.swept(&claim, &lease).await.unwrap_or(false);
+                let gone = space.swept(&spot, &lease).await.unwrap_or(false);
                 let too_late = written.is_none_or(|when| space.rt.now().since(when) > lease.ttl);
                 if gone && too_late || lease.over().is_some() {
                     break;
@@ -368,22 +410,15 @@ impl Space {
 
     /// Deletes it once; whether nothing is left to be deleted. A deletion may be carried out late, and the claim may be taken up
     /// again by then, as who asks for it next writes its key anew: so only what was found there is deleted.
-    async fn swept(self: &Arc<Self>, claim: &Claim, lease: &Arc<Lease>) -> Result<bool, Trouble> {
-        let key = self.keys.of(claim);
-        let found = self.some(std::slice::from_ref(&key)).await?.pop().flatten();
-        let Some(member) = found.filter(|member| member.lease == lease.id) else { return Ok(true) };
+    async fn swept(self: &Arc<Self>, spot: &Spot, lease: &Arc<Lease>) -> Result<bool, Trouble> {
+        let found = self.some(std::slice::from_ref(&spot.key)).await?.pop().flatten();
+        let there = found.filter(|member| member.lease == lease.id && member.is_of(spot.claim.id));
+        let Some(member) = there else { return Ok(true) };
         // After the look: whoever takes it up from now on comes after what was found.
-        if self.session.known(claim).is_some_and(|known| Arc::ptr_eq(&known.lease, lease)) {
+        if self.session.known(&spot.claim).is_some_and(|known| Arc::ptr_eq(&known.lease, lease)) {
             return Ok(true);
         }
-        let order = Order {
-            lines: vec![self.keys.line(&claim.name).from],
-            when: vec![Compare::mod_revision(key.clone(), CompareOp::Equal, member.modified)],
-            bytes: key.len() * 2,
-            then: vec![TxnOp::delete(key, None)],
-            otherwise: Vec::new(),
-        };
-        Ok(self.post.send(order).await?.so)
+        Ok(self.post.send(self.deletion(&spot.claim.name, &member)).await?.so)
     }
 
     /// Keeps a lease alive while a claim waits on it, and ends the claims that nobody renews. How long until the next

@@ -1,9 +1,13 @@
-//! What is written in the key of a claim, for others to see: how it shares the lock, and who it is. Nothing else decides by
-//! it. Others write what they like there: a key of theirs counts as exclusive.
+//! What is written in the key of a claim, for others to see: how it shares the lock, who it is, and, where the key is not
+//! named after it, which claim. Nothing else decides by it. Others write what they like there: a key of theirs counts as
+//! exclusive.
 
 use serde::{Deserialize, Serialize};
 
-use crate::ask::{Mode, Owner};
+use crate::{
+    ask::{Mode, Owner},
+    name::ClaimId,
+};
 
 /// The most that is shown of what a stranger wrote, in characters.
 const MOST_SHOWN: usize = 64;
@@ -11,20 +15,24 @@ const MOST_SHOWN: usize = 64;
 #[derive(Serialize, Deserialize)]
 struct Value<O> {
     mode: Mode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claim: Option<String>,
     #[serde(flatten)]
     owner: O,
 }
 
-pub(super) fn write(mode: Mode, owner: &Owner) -> Vec<u8> {
-    // Neither of the two can fail to be written as JSON.
-    serde_json::to_vec(&Value { mode, owner }).unwrap_or_default()
+pub(super) fn write(mode: Mode, claim: Option<ClaimId>, owner: &Owner) -> Vec<u8> {
+    let claim = claim.map(|id| format!("{:032x}", id.reveal()));
+    // None of the three can fail to be written as JSON.
+    serde_json::to_vec(&Value { mode, claim, owner }).unwrap_or_default()
 }
 
 /// What a key says; `None` for one that is not ours.
-pub(super) fn read(value: &[u8]) -> Option<(Mode, Owner)> {
-    let value: Value<Owner> = serde_json::from_slice(value).ok()?;
+pub(super) fn read(value: &[u8]) -> Option<(Mode, Option<ClaimId>, Owner)> {
+    let Value { mode, claim, owner } = serde_json::from_slice::<Value<Owner>>(value).ok()?;
+    let claim = claim.and_then(|id| u128::from_str_radix(&id, 16).ok()).map(ClaimId::from_u128);
     // Whether an upgradable claim may be granted is no question of its place in the line.
-    (value.mode != Mode::Upgradable).then_some((value.mode, value.owner))
+    (mode != Mode::Upgradable).then_some((mode, claim, owner))
 }
 
 /// A stranger, by what is written in its key or, where that is nothing, by how the key ends: etcd's own lockers put their
@@ -52,9 +60,11 @@ mod tests {
         let metadata = BTreeMap::from([("job".to_owned(), "a \u{1f319}\n".to_owned())]);
         let owner = Owner { owner: "ann@host:1".to_owned(), metadata };
         for mode in [Mode::Exclusive, Mode::Shared, Mode::Permit(NonZeroU32::MIN)] {
-            assert_eq!(read(&write(mode, &owner)), Some((mode, owner.clone())));
+            for claim in [None, Some(ClaimId::from_u128(0xab))] {
+                assert_eq!(read(&write(mode, claim, &owner)), Some((mode, claim, owner.clone())));
+            }
         }
-        assert_eq!(write(Mode::Shared, &Owner::default()), br#"{"mode":"shared","owner":""}"#);
+        assert_eq!(write(Mode::Shared, None, &Owner::default()), br#"{"mode":"shared","owner":""}"#);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     link::no_thread,
     look,
     post::Order,
-    session::{Known, Lease},
+    session::{Known, Lease, Spot},
     trouble::Trouble,
     value,
 };
@@ -22,6 +22,7 @@ use crate::{
     backend::OnWaiting,
     background::to_its_end,
     error::{Error, ErrorKind, Result},
+    name::Name,
     time::Moment,
 };
 
@@ -58,13 +59,15 @@ impl Space {
         ask: &Ask,
         waiting: OnWaiting<'_>,
     ) -> Result<Option<Grant>, Error> {
-        let (claim, key, line) = (ask.claim(), self.keys.of(&ask.claim()), self.keys.line(&ask.name));
+        let (claim, line) = (ask.claim(), self.keys.line(&ask.name));
         for _ in 0..TRIES {
             let lease = self.lease(ask.ttl).await.map_err(Trouble::into_error)?;
+            let spot = self.place(ask, &lease).spot(&claim);
+            let key = &spot.key;
             let (when, bound) = match ask.entry {
                 Entry::Try if ask.mode != Mode::Exclusive => {
                     let (members, revision) = self.members(&line).await.map_err(Trouble::into_error)?;
-                    let mine = members.iter().any(|member| member.key == key);
+                    let mine = members.iter().any(|member| member.key == *key);
                     if !mine && !admits(&members, ask.mode) {
                         // Known since an earlier try, whose session had ended.
                         self.forget(&claim);
@@ -79,27 +82,27 @@ impl Space {
             if bound && ask.mode != Mode::Exclusive {
                 when.push(Compare::create_revision(key.clone(), CompareOp::Equal, 0));
             }
-            let value = value::write(ask.mode, &ask.owner);
+            let value = value::write(ask.mode, ask.only_here.then_some(claim.id), &ask.owner);
             let mut then =
                 vec![TxnOp::put(key.clone(), value.clone(), Some(PutOptions::new().with_lease(lease.id)))];
             then.extend(look::questions(&line, ask.mode, None));
             let order = Order {
-                lines: vec![line.from.clone()],
+                line: line.from.clone(),
                 when,
                 then,
                 otherwise: vec![TxnOp::get(key.clone(), None)],
+                deletes: false,
                 bytes: value.len() + 5 * key.len(),
             };
-            self.enroll(&claim, ask.mode, &lease, None);
-            let put = match self.put(&claim, order, &lease).await {
+            let put = match self.put(&spot, order, &lease).await {
                 Err(Trouble::LeaseGone) => continue,
                 put => put.map_err(Trouble::into_error)?,
             };
             match put {
                 Put::Fresh(created, answers) => {
                     self.session.change(claim.id, |known| known.created = created);
-                    let standing = look::answer(&answers, &key, true);
-                    return self.wait(&claim, ask.mode, created, standing, waiting).await.map(Some);
+                    let standing = look::answer(&answers, ask.mode, key);
+                    return self.wait(&spot, ask.mode, created, standing, waiting).await.map(Some);
                 }
                 Put::Not(answers) => {
                     let there = answers.iter().find_map(|answer| match answer {
@@ -107,15 +110,21 @@ impl Space {
                         _ => None,
                     });
                     match there {
+                        // Somebody's who writes where nobody else should: it gets a key that is named after it.
+                        Some(mine) if !mine.is_of(claim.id) || ask.only_here && mine.claim.is_none() => {
+                            self.session.change(claim.id, |known| {
+                                (known.key, known.seat) = (self.keys.of(&claim), None);
+                            });
+                        }
                         Some(mine) => {
                             let moved = self.move_here(&claim, &mine, &lease, None).await;
                             if !moved.map_err(Trouble::into_error)? {
                                 continue;
                             }
-                            let standing = self.standing(&claim, mine.mode, mine.created).await;
+                            let standing = self.standing(&spot, mine.mode, mine.created).await;
                             let standing = standing.map_err(Trouble::into_error)?;
                             return self
-                                .wait(&claim, mine.mode, mine.created, standing, waiting)
+                                .wait(&spot, mine.mode, mine.created, standing, waiting)
                                 .await
                                 .map(Some);
                         }
@@ -133,23 +142,42 @@ impl Space {
         Err(came_between())
     }
 
+    /// Where the claim is to be written, or is.
+    fn place(&self, ask: &Ask, lease: &Arc<Lease>) -> Known {
+        let claim = ask.claim();
+        let key = || match ask.only_here {
+            true => {
+                let seat = self.session.seats.take(&ask.name);
+                let suffix = self.session.seats.suffix(&seat);
+                (self.keys.ending_in(&ask.name, &suffix), Some(seat))
+            }
+            false => (self.keys.of(&claim), None),
+        };
+        let known = self.enroll(&claim, key, ask.mode, lease, None);
+        if known.seat.is_some() {
+            // Put anew it has another create revision, by which it is to be deleted.
+            self.session.change(claim.id, |known| known.created = 0);
+        }
+        known
+    }
+
     /// Puts a key on a lease. What follows from the answer is seen to also for one who does not wait for it. The lease that has
     /// the claim so far has it until then, because it may be revoked when it has no more.
     pub(super) async fn put(
         self: &Arc<Self>,
-        claim: &Claim,
+        spot: &Spot,
         order: Order,
         lease: &Arc<Lease>,
     ) -> Result<Put, Trouble> {
         lease.begin();
         let answer = self.post.put_in(order);
-        let (space, claim, lease) = (self.clone(), claim.clone(), lease.clone());
+        let (space, spot, lease) = (self.clone(), spot.clone(), lease.clone());
         let put = to_its_end(&*self.rt, async move {
             let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
             match &answer {
-                Ok(done) if done.so => space.has_put(&claim, &lease),
+                Ok(done) if done.so => space.has_put(&spot, &lease),
                 Ok(_) => space.leave(&lease),
-                Err(trouble) => space.not_put(&claim, &lease, trouble),
+                Err(trouble) => space.not_put(&spot, &lease, trouble),
             }
             // Given up just before, it takes the key with it.
             answer.and_then(|done| match done.so && lease.over().is_some() {
@@ -172,10 +200,10 @@ impl Space {
         lease: &Arc<Lease>,
         held: Option<Moment>,
     ) -> Result<bool, Trouble> {
-        let known = self.enroll(claim, mine.mode, lease, held);
+        let known = self.enroll(claim, || (mine.key.clone(), None), mine.mode, lease, held);
         if mine.lease != lease.id || !known.hangs_with(mine) {
             let order = self.to_lease(claim, mine, lease);
-            match self.put(claim, order, lease).await {
+            match self.put(&known.spot(claim), order, lease).await {
                 Ok(Put::Fresh(..)) => {}
                 Ok(Put::Not(_)) | Err(Trouble::LeaseGone) => return Ok(false),
                 Err(trouble) => return Err(trouble),
@@ -189,29 +217,42 @@ impl Space {
     pub(super) fn to_lease(&self, claim: &Claim, mine: &Member, lease: &Lease) -> Order {
         let put = PutOptions::new().with_lease(lease.id);
         Order {
-            lines: vec![self.keys.line(&claim.name).from],
+            line: self.keys.line(&claim.name).from,
             when: vec![Compare::mod_revision(mine.key.clone(), CompareOp::Equal, mine.modified)],
             then: vec![TxnOp::put(mine.key.clone(), mine.value.clone(), Some(put))],
             otherwise: Vec::new(),
+            deletes: false,
             bytes: mine.value.len() + 2 * mine.key.len(),
+        }
+    }
+
+    /// Deletes a key, unless it has changed meanwhile.
+    pub(super) fn deletion(&self, name: &Name, member: &Member) -> Order {
+        Order {
+            line: self.keys.line(name).from,
+            when: vec![Compare::mod_revision(member.key.clone(), CompareOp::Equal, member.modified)],
+            then: vec![TxnOp::delete(member.key.clone(), None)],
+            otherwise: Vec::new(),
+            deletes: true,
+            bytes: 2 * member.key.len(),
         }
     }
 
     /// Where it stands; `None`: nowhere.
     pub(super) async fn standing(
         &self,
-        claim: &Claim,
+        spot: &Spot,
         mode: Mode,
         created: i64,
     ) -> Result<Option<Standing>, Trouble> {
-        let questions = look::questions(&self.keys.line(&claim.name), mode, Some(created));
+        let questions = look::questions(&self.keys.line(&spot.claim.name), mode, Some(created));
         let (answers, _) = self.read(questions).await?;
-        Ok(look::answer(&answers, &self.keys.of(claim), false))
+        Ok(look::answer(&answers, mode, &spot.key))
     }
 
     async fn wait(
         self: &Arc<Self>,
-        claim: &Claim,
+        spot: &Spot,
         mode: Mode,
         created: i64,
         mut standing: Option<Standing>,
@@ -222,33 +263,37 @@ impl Space {
         loop {
             let (obstacle, why) = match standing {
                 None => return Err(gone()),
-                Some(Standing::Holds) => return self.holds(claim).ok_or_else(gone),
-                Some(Standing::Behind { obstacle, waiting }) => (obstacle, waiting),
+                Some(Standing::Holds) => return self.holds(&spot.claim).ok_or_else(gone),
+                Some(Standing::Behind { obstacle, waiting: Some(why) }) => (obstacle, why),
+                Some(Standing::Behind { waiting: None, .. }) => {
+                    standing = self.standing(spot, mode, created).await.map_err(Trouble::into_error)?;
+                    continue;
+                }
             };
             if told.as_ref() != Some(&why) {
                 waiting(why.clone());
                 told = Some(why);
             }
-            let known = self.session.known(claim).ok_or_else(gone)?;
+            let known = self.session.known(&spot.claim).ok_or_else(gone)?;
             match &register {
                 Some(at) if at.obstacle == obstacle => match self.sleep(at, &known).await {
                     Woken::Over => return Err(gone()),
                     Woken::Deaf => register = None,
                     Woken::ToLook => {}
                 },
-                _ => register = Some(self.register(claim, obstacle).await.map_err(Trouble::into_error)?),
+                _ => register = Some(self.register(spot, obstacle).await.map_err(Trouble::into_error)?),
             }
-            standing = self.standing(claim, mode, created).await.map_err(Trouble::into_error)?;
+            standing = self.standing(spot, mode, created).await.map_err(Trouble::into_error)?;
         }
     }
 
-    async fn register(&self, claim: &Claim, obstacle: Obstacle) -> Result<Register, Trouble> {
+    async fn register(&self, spot: &Spot, obstacle: Obstacle) -> Result<Register, Trouble> {
         let inbox = Arc::new(Inbox::default());
         let range = match &obstacle {
             Obstacle::One(key) => Range::of(key.clone()),
-            Obstacle::Any => self.keys.line(&claim.name),
+            Obstacle::Any => self.keys.line(&spot.claim.name),
         };
-        let mine = self.hub.watch(Range::of(self.keys.of(claim)), &inbox);
+        let mine = self.hub.watch(Range::of(spot.key.clone()), &inbox);
         let (theirs, mine) = future::join(self.hub.watch(range, &inbox), mine).await;
         Ok(Register { obstacle, inbox, _watches: [theirs?, mine?] })
     }

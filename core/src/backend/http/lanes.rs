@@ -383,6 +383,7 @@ mod tests {
             ttl: Duration::from_secs(10),
             owner: Arc::default(),
             keep: Duration::ZERO,
+            only_here: false,
         }
     }
 

@@ -80,6 +80,7 @@ async fn holding() -> (Arc<Wire>, HttpBackend, Claim) {
         ttl: Duration::from_secs(10),
         owner: Arc::default(),
         keep: Duration::ZERO,
+        only_here: false,
     };
     let granted = json(&Acquired::Granted { grant: grant(), held_ms: 0 });
     answered(&wire, "acquire", backend.acquire(&ask, &|_| ()), granted).await.unwrap().unwrap();

@@ -299,6 +299,7 @@ mod tests {
             ttl: TTL,
             owner: Arc::default(),
             keep: Duration::ZERO,
+            only_here: false,
         })
     }
 

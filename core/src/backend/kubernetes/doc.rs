@@ -407,6 +407,7 @@ mod tests {
             ttl: Duration::from_secs(10),
             owner: Arc::new(Owner { owner: format!("owner {n}"), ..Owner::default() }),
             keep: Duration::ZERO,
+            only_here: false,
         })
     }
 

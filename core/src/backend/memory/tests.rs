@@ -54,7 +54,7 @@ fn claim(id: u128) -> Claim {
 fn ask(id: u128, mode: Mode, entry: Entry) -> Ask {
     let Claim { name, id: claim_id } = claim(id);
     let ttl = Duration::from_secs(10);
-    Ask { name, claim_id, mode, entry, ttl, owner: Arc::default(), keep: Duration::ZERO }
+    Ask { name, claim_id, mode, entry, ttl, owner: Arc::default(), keep: Duration::ZERO, only_here: false }
 }
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {

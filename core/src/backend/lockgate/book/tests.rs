@@ -15,6 +15,7 @@ fn ask(id: u128, mode: Mode) -> Ask {
         ttl: Duration::from_secs(10),
         owner: Arc::default(),
         keep: Duration::ZERO,
+        only_here: false,
     }
 }
 

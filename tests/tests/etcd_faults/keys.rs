@@ -1,0 +1,102 @@
+//! A locker's keys are used again, and what comes late or twice for the claim that had one harms none that has it later.
+
+use std::{collections::BTreeSet, thread, time::Duration};
+
+use windlass::{ErrorKind, Locker};
+use windlass_tests::{
+    place::{PATIENCE, block_on},
+    processes::until,
+    proxy::Proxy,
+};
+
+use super::{acquire, etcd, locker, nothing_is_left, prefix};
+
+/// The keys of `lock`.
+fn keys(prefix: &str) -> BTreeSet<String> {
+    etcd().keys(&format!("{prefix}/lock")).into_iter().collect()
+}
+
+fn beside(locker: &Locker) -> windlass::Guard {
+    block_on(locker.lock("lock").shared().into_future()).unwrap()
+}
+
+#[test]
+fn few_keys_are_used_again() {
+    let prefix = prefix();
+    let ours = locker(&etcd().url(&prefix));
+    let mut seen = BTreeSet::new();
+    for _ in 0..5 {
+        let (one, two) = (beside(&ours), beside(&ours));
+        assert_eq!(keys(&prefix).len(), 2);
+        seen.extend(keys(&prefix));
+        block_on(one.release()).unwrap();
+        block_on(two.release()).unwrap();
+    }
+    for _ in 0..5 {
+        let alone = acquire(&ours, "lock");
+        // A try that is refused has written nothing.
+        assert!(block_on(ours.lock("lock").try_acquire()).unwrap().is_none());
+        seen.extend(keys(&prefix));
+        block_on(alone.release()).unwrap();
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    nothing_is_left(etcd(), &prefix);
+}
+
+#[test]
+fn what_comes_twice_harms_no_later_claim() {
+    let (proxy, prefix) = (Proxy::before(etcd().address(0)), prefix());
+    let ours = locker(&etcd().url_at(&[proxy.address()], &prefix));
+    proxy.record();
+    block_on(acquire(&ours, "lock").release()).unwrap();
+    proxy.reset();
+    let later = acquire(&ours, "lock");
+    let before = keys(&prefix);
+    proxy.repeat();
+    assert_eq!(keys(&prefix), before);
+    assert!(later.is_held());
+    let token = later.fencing_token();
+    let status = &block_on(ours.list("lock")).unwrap()[0];
+    assert_eq!(status.holders[0].fencing_token, token, "it was deleted and put anew");
+    block_on(later.release()).unwrap();
+    nothing_is_left(etcd(), &prefix);
+}
+
+#[test]
+fn a_key_whose_deletion_has_no_answer_is_given_up() {
+    let (proxy, prefix) = (Proxy::before(etcd().address(0)), prefix());
+    let ours = locker(&etcd().url_at(&[proxy.address()], &prefix));
+    let earlier = acquire(&ours, "lock");
+    let before = keys(&prefix);
+    proxy.hold_up();
+    let _ = block_on(earlier.release());
+    // Over another connection it is gone in the end, but the first deletion is still under way.
+    let later = acquire(&ours, "lock");
+    assert!(keys(&prefix).is_disjoint(&before), "{before:?}");
+    proxy.let_go();
+    // Until it has arrived.
+    thread::sleep(Duration::from_millis(300));
+    assert!(keys(&prefix).is_disjoint(&before) && keys(&prefix).len() == 1);
+    later.check().unwrap();
+    block_on(later.release()).unwrap();
+    nothing_is_left(etcd(), &prefix);
+}
+
+#[test]
+fn a_stranger_on_a_locker_s_key_is_waited_for() {
+    let prefix = prefix();
+    let ours = locker(&etcd().url(&prefix));
+    let held = acquire(&ours, "lock");
+    let key = keys(&prefix).pop_first().unwrap();
+    block_on(held.release()).unwrap();
+    etcd().ctl(&["put", "--", &key, "a stranger"]);
+    let error = block_on(ours.lock("lock").timeout(Duration::from_millis(500)).into_future()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(error.to_string().contains("a stranger"), "{error}");
+    let waiter = thread::spawn(move || block_on(ours.lock("lock").timeout(PATIENCE).into_future()));
+    until("it waits", || keys(&prefix).len() == 2);
+    assert_eq!(etcd().ctl(&["get", "--print-value-only", "--", &key]).trim(), "a stranger");
+    etcd().ctl(&["del", "--", &key]);
+    block_on(waiter.join().unwrap().unwrap().release()).unwrap();
+    nothing_is_left(etcd(), &prefix);
+}
