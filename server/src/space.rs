@@ -1,7 +1,9 @@
 //! One namespace of a server, and its clients.
 //!
 //! A client is whoever says so by an id of its own. The server keeps for it a view of the locks ([`Backend`]), by which it
-//! is told news. One of which nothing was heard for a while is forgotten; what it holds runs out by its TTL.
+//! is told news. One of which nothing was heard for a while is forgotten; what it holds runs out by its TTL. Ids cost nothing to
+//! make up, so when there are too many, those that ask for nothing just now go sooner: a view takes over what they hold if they
+//! come again.
 //!
 //! In a **shared store** a view is also what keeps claims alive: it is a session there, which lives as long as its client asks
 //! this server to renew, and ends by the store's own TTL when the client is dead. So nobody's claims live by the
@@ -43,6 +45,10 @@ pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(600);
 const HEARD_OF_LATELY: Duration = Duration::from_secs(60);
 /// How many clients there may be before the server looks whom it can forget.
 const LOOK_AT: usize = 64;
+/// How many are remembered between their requests, or half as many more.
+const MOST: usize = 100_000;
+/// ... where each may have a connection of its own to the store.
+const MOST_THERE: usize = 5_000;
 
 /// One namespace.
 pub(crate) struct Space {
@@ -71,11 +77,38 @@ struct Clients {
     nobody: Option<Arc<dyn Backend>>,
 }
 
+impl Clients {
+    /// Forgets those of which nothing was heard for a while or, of more than there may be, the half of which nothing was heard
+    /// for longest.
+    fn forget(&mut self, now: Instant, most: usize) {
+        self.known.retain(|_, client| client.asks() || now.duration_since(client.seen) < FORGET_AFTER);
+        if self.known.len() >= most {
+            let idle = self.known.values().filter(|client| !client.asks());
+            let mut seen: Vec<Instant> = idle.map(|client| client.seen).collect();
+            let half = seen.len() / 2;
+            if half > 0 {
+                let before = *seen.select_nth_unstable(half).1;
+                self.known.retain(|_, client| client.asks() || client.seen > before);
+            }
+        }
+        // What a look costs is shared by those that come until the next one.
+        let stay = self.known.len();
+        self.look_at = (2 * stay).max(LOOK_AT).min(most.max(stay + most / 2));
+    }
+}
+
 struct Client {
     view: Arc<dyn Backend>,
     seen: Instant,
     /// The number of its last request for several things together, once there was one.
     together: Option<watch::Sender<u64>>,
+}
+
+impl Client {
+    /// Whether it has a request under way.
+    fn asks(&self) -> bool {
+        Arc::strong_count(&self.view) > 1
+    }
 }
 
 impl Space {
@@ -142,10 +175,7 @@ impl Space {
             return Ok(client.view.clone());
         }
         if clients.known.len() >= clients.look_at {
-            clients.known.retain(|_, client| {
-                Arc::strong_count(&client.view) > 1 || now.duration_since(client.seen) < FORGET_AFTER
-            });
-            clients.look_at = (clients.known.len() * 2).max(LOOK_AT);
+            clients.forget(now, self.locks.most_clients());
         }
         let view = match &self.locks {
             Locks::Here(memory) => memory.client(&self.name),
@@ -227,9 +257,7 @@ impl Space {
     /// Those that have a request under way, or had one lately.
     pub(crate) fn clients_heard_of(&self, now: Instant) -> usize {
         let clients = self.clients();
-        let is_there = |client: &&Client| {
-            Arc::strong_count(&client.view) > 1 || now.duration_since(client.seen) < HEARD_OF_LATELY
-        };
+        let is_there = |client: &&Client| client.asks() || now.duration_since(client.seen) < HEARD_OF_LATELY;
         clients.known.values().filter(is_there).count()
     }
 
@@ -258,6 +286,13 @@ impl Locks {
         }
     }
 
+    fn most_clients(&self) -> usize {
+        match self {
+            Self::Here(_) => MOST,
+            Self::There(..) => MOST_THERE,
+        }
+    }
+
     /// No token that is given here later is smaller; what a shared store gives is its own affair.
     pub(crate) fn next_token(&self) -> u64 {
         self.here().map_or(0, MemoryStore::next_token)
@@ -266,5 +301,47 @@ impl Locks {
     /// What has happened here.
     pub(crate) fn tally(&self) -> Tally {
         self.here().map(|memory| memory.counted().1).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass::{rt::Native, table::Rules};
+
+    use super::*;
+    use crate::{spaces::Spaces, store::Store};
+
+    #[tokio::test]
+    async fn made_up_clients_are_forgotten_before_those_that_ask() {
+        let space = Spaces::new(Store::in_memory()).get("a").unwrap();
+        let view = |n: usize| space.client(Some(ClaimId::from_u128(n as u128))).unwrap();
+        let asks = view(0);
+        for n in 1..3 * MOST {
+            view(n);
+            assert!(n % 1000 > 0 || space.clients().known.len() <= MOST + MOST / 2);
+        }
+        assert!(Arc::ptr_eq(&view(0), &asks), "it has a request under way");
+        // Of those that were heard of lately none is forgotten.
+        assert!(space.clients().known.contains_key(&ClaimId::from_u128(3 * MOST as u128 - 1)));
+    }
+
+    #[test]
+    fn as_many_as_ask_are_remembered() {
+        let mut clients = Clients::default();
+        let rules = Rules { first_token: 1, expires: true, remember: Duration::ZERO };
+        let here = MemoryStore::new(Arc::new(Native), rules);
+        let now = Instant::now();
+        let mut asking = Vec::new();
+        for n in 0..40 {
+            let view = here.client("a");
+            asking.push(view.clone());
+            clients.known.insert(ClaimId::from_u128(n), Client { view, seen: now, together: None });
+        }
+        clients.forget(now, 20);
+        assert_eq!(clients.known.len(), 40);
+        assert!(clients.look_at > 40, "not before others come");
+        asking.truncate(10);
+        clients.forget(now + Duration::from_secs(1), 20);
+        assert!(clients.known.len() < 40 && clients.known.len() >= 10);
     }
 }
