@@ -70,6 +70,7 @@ pub(crate) fn ask(name: &str, id: u128, mode: Mode, entry: Entry) -> Ask {
         ttl: Duration::from_secs(10),
         owner: Arc::new(Owner { owner: format!("tester-{id}"), metadata: BTreeMap::new() }),
         keep: Duration::ZERO,
+        only_here: false,
     }
 }
 

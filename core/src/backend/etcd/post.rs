@@ -1,5 +1,5 @@
 //! Writes, many in one transaction: at most two are under way, so that etcd has the next one to do when it answers, and what is
-//! asked for meanwhile travels in the next. One that is asked for alone goes at once.
+//! asked for meanwhile travels in the next. One that is asked for alone goes at once; beside a large one go no small ones.
 //!
 //! - **In order.** What is asked for later of a line is sent after what was asked for earlier has its answer. So a release never
 //!   overtakes the put that it takes back, and a put that nobody waits for any more is taken back by the release that
@@ -36,6 +36,8 @@ const MOST: usize = 64;
 const MOST_BYTES: usize = 512 * 1024;
 /// How many are under way.
 const AT_ONCE: usize = 2;
+/// What is under way is so little that the next one goes whatever it carries.
+const FEW: usize = 8;
 
 /// A write of one line.
 #[derive(Clone, Debug)]
@@ -80,6 +82,13 @@ struct Letter {
     tell: oneshot::Sender<Result<Done, Trouble>>,
 }
 
+impl Queue {
+    /// Whether what waits need not wait for more: many small transactions take etcd longer than few large ones.
+    fn is_worth_it(&self) -> bool {
+        self.under_way.len() <= FEW || 2 * self.waiting.len() >= self.under_way.len()
+    }
+}
+
 impl Order {
     /// Whether it needs a transaction of its own in one of many.
     fn is_nested(&self) -> bool {
@@ -111,7 +120,7 @@ impl Post {
         let (tell, answer) = oneshot::channel();
         let mut queue = self.queue();
         queue.waiting.push_back(Letter { order, tell });
-        if queue.carriers < AT_ONCE {
+        if queue.carriers < AT_ONCE && queue.is_worth_it() {
             queue.carriers += 1;
             drop(queue);
             self.link.rt.spawn(self.clone().work().boxed());
@@ -151,6 +160,10 @@ impl Post {
         let mut queue = self.queue();
         for line in done {
             queue.under_way.remove(line);
+        }
+        if !queue.is_worth_it() {
+            queue.carriers -= 1;
+            return None;
         }
         let (mut taken, mut left) = (Vec::<Letter>::new(), VecDeque::new());
         // Of each line whether something else than deletions goes, or stays, and then all that follows stays.
@@ -245,12 +258,17 @@ mod tests {
     use super::{super::address::Address, *};
     use crate::rt::Native;
 
-    /// To each a line, and whether it is written there or deleted. Nobody sends anything.
-    fn post(orders: &[(&str, bool)]) -> Arc<Post> {
+    /// Nobody sends anything.
+    fn post() -> Arc<Post> {
         let hosts = vec!["127.0.0.1:1".to_owned()];
         let address = Address { hosts, prefix: "app".to_owned(), user: None, tls: None };
         let post = Post::new(Arc::new(Link::new(address, Arc::new(Native)).unwrap()));
         post.queue().carriers = AT_ONCE;
+        post
+    }
+
+    /// To each a line, and whether it is written there or deleted.
+    fn put_in(post: &Arc<Post>, orders: &[(&str, bool)]) {
         for (n, (line, written)) in orders.iter().enumerate() {
             let there = Compare::version(*line, CompareOp::Greater, 0);
             drop(post.put_in(Order {
@@ -262,7 +280,6 @@ mod tests {
                 bytes: n,
             }));
         }
-        post
     }
 
     /// Which of them go next, when these are done.
@@ -273,7 +290,8 @@ mod tests {
 
     /// Which of these go together, one transaction after the other.
     fn batches(orders: &[(&str, bool)]) -> Vec<Vec<usize>> {
-        let post = post(orders);
+        let post = post();
+        put_in(&post, orders);
         let lines: Vec<&str> = orders.iter().map(|(line, _)| *line).collect();
         std::iter::from_fn(|| next(&post, &lines)).collect()
     }
@@ -293,8 +311,22 @@ mod tests {
     }
 
     #[test]
+    fn few_wait_for_more_beside_many() {
+        let (post, lines) = (post(), (0..30).map(|n| format!("/{n}/")).collect::<Vec<_>>());
+        let orders: Vec<(&str, bool)> = lines.iter().map(|line| (line.as_str(), true)).collect();
+        put_in(&post, &orders[..20]);
+        assert_eq!(next(&post, &[]).unwrap().len(), 20);
+        put_in(&post, &orders[20..29]);
+        assert_eq!(next(&post, &[]), None);
+        post.queue().carriers = AT_ONCE;
+        put_in(&post, &orders[29..]);
+        assert_eq!(next(&post, &[]).unwrap().len(), 10);
+    }
+
+    #[test]
     fn what_follows_on_a_line_waits_for_the_answer() {
-        let post = post(&[("/a/", true), ("/a/", false), ("/a/b/", true)]);
+        let post = post();
+        put_in(&post, &[("/a/", true), ("/a/", false), ("/a/b/", true)]);
         assert_eq!(next(&post, &[]), Some(vec![0]));
         assert_eq!(next(&post, &[]), None, "the line is under way");
         assert_eq!(next(&post, &["/a/"]), Some(vec![1]));
