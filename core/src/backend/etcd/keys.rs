@@ -1,7 +1,8 @@
 //! Where claims are kept: `/PREFIX/NAME/SUFFIX`, the layout of Go's `concurrency.Mutex`, whose suffix is its lease and ours is
-//! the claim id, or one that is [used again](super::seats). What stands in one line is the range `/PREFIX/NAME/`, so a `/` in a name is encoded: otherwise the lock
-//! `a` would have the claims of `a/b` in its line. Where the names are shared with others who have a `/` in them, the
-//! URL says `raw_names=true`, and the locks below a name are in its line, as they are for those others.
+//! the claim id, or one that is [used again](super::seats). What stands in one line is the range `/PREFIX/NAME/`, so a `/` in
+//! a name is encoded: otherwise the lock `a` would have the claims of `a/b` in its line. Where the names are shared with
+//! others who have a `/` in them, the URL says `raw_names=true`, and the locks below a name are in its line, as they are for
+//! those others.
 
 use std::{borrow::Cow, fmt::Write as _};
 

@@ -154,8 +154,8 @@ impl Post {
         }
     }
 
-    /// What goes into the next transaction, after that of these lines; `None`: there is nothing that may go yet, and whoever comes next, or
-    /// is under way, goes on.
+    /// What goes into the next transaction, after that of these lines; `None`: there is nothing that may go yet, and whoever
+    /// comes next, or is under way, goes on.
     fn next(&self, done: &[Vec<u8>]) -> Option<Vec<Letter>> {
         let mut queue = self.queue();
         for line in done {
