@@ -136,8 +136,9 @@ pub fn port_to_keep() -> u16 {
     let below = 1_024..first;
     assert!(below.len() > 1_000, "ports from {first} on are given out, which leaves none to keep");
     loop {
-        // Not the same ones as another run of these tests beside this one.
-        let nth = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        // Not the same ones as another process of tests beside this one, also if it was started right before.
+        let first_one = std::process::id().wrapping_mul(331);
+        let nth = first_one.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let port = u16::try_from(below.start + nth % (first - below.start)).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
