@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! DIR/lock         locked with flock(2) while a server uses the directory
-//! DIR/state.json   epoch, fencing tokens reserved, longest TTL granted, key, and whether the last stop was a clean one
+//! DIR/state.json   epoch, fencing tokens reserved, longest TTL of a claim, key, and whether the last stop was a clean one
 //! DIR/locks.json   after a clean stop: all claims
 //! ```
 //!
 //! Nothing is written for a single lock. Before a token, or a TTL longer than all before, is used, what it takes to be safe
 //! after a crash is on the disk: the upper end of a block of tokens, and the longest TTL.
 //!
+//! - **The longest TTL** becomes shorter again: what is written down is that of the claims that there are, and of those that were asked for
+//!   a short while ago and may be granted just now ([`Durable::no_longer`]). Else one claim for an hour would make each grace
+//!   after it an hour long.
 //! - **A clean stop** writes the claims and then says so. The next start takes all of them up, holders with their tokens and
 //!   all of their TTL, waiters in their order.
 //! - **Any other end** (kill -9, power cut) leaves `clean: false`. The next start is a new epoch: for the longest TTL it grants
@@ -52,8 +55,10 @@ pub(crate) struct Durable {
     epoch: u64,
     /// Ready for what is to be signed: each grant is, and must not wait for the disk.
     mac: Hmac<Sha256>,
-    /// As it is on the disk, for those who must not wait for it either.
+    /// As it is on the disk, or shorter, for those who must not wait for it either.
     longest_ttl_ms: AtomicU64,
+    /// The longest one that was asked for since the last look, and before it since the one before.
+    asked_ms: [AtomicU64; 2],
     state: Mutex<State>,
     /// Locked.
     _lock: File,
@@ -129,6 +134,7 @@ impl Durable {
             epoch: state.epoch,
             mac,
             longest_ttl_ms: state.longest_ttl_ms.into(),
+            asked_ms: Default::default(),
             state: Mutex::new(state),
             _lock: lock,
         };
@@ -153,7 +159,45 @@ impl Durable {
 
     /// Whether a claim of this TTL can be granted without a write.
     pub(crate) fn knows(&self, ttl: Duration) -> bool {
-        millis(ttl) <= self.longest_ttl_ms.load(Ordering::Acquire)
+        // First it says so, and then it looks: who makes it shorter does the two the other way round, so one of them sees the
+        // other.
+        let asked = &self.asked_ms[0];
+        if asked.load(Ordering::SeqCst) < millis(ttl) {
+            asked.fetch_max(millis(ttl), Ordering::SeqCst);
+        }
+        millis(ttl) <= self.longest_ttl_ms.load(Ordering::SeqCst)
+    }
+
+    /// To be called now and then, outside of a grace: a server that comes after a crash need not wait for longer than for the
+    /// claims that there are, whose longest TTL is looked for if need be. From a request for a claim until that is among them it
+    /// may take as long as from one call to the next.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Storage`] when it cannot be written: then the longer one may stay.
+    pub(crate) fn no_longer(&self, there: impl FnOnce() -> Duration) -> Result<()> {
+        let [asked, before] = &self.asked_ms;
+        let lately = asked.swap(0, Ordering::SeqCst);
+        let asked_for = lately.max(before.swap(lately, Ordering::SeqCst)).max(millis(MIN_TTL));
+        // Nobody makes it longer meanwhile.
+        let mut state = self.state();
+        let was = state.longest_ttl_ms;
+        if asked_for >= was {
+            return Ok(());
+        }
+        let longest = asked_for.max(millis(there()));
+        if longest >= was {
+            return Ok(());
+        }
+        self.longest_ttl_ms.store(longest, Ordering::SeqCst);
+        if asked.load(Ordering::SeqCst) > longest {
+            self.longest_ttl_ms.store(was, Ordering::SeqCst);
+            return Ok(());
+        }
+        let wanted = State { longest_ttl_ms: longest, ..state.clone() };
+        let written = self.write_state(&wanted);
+        // Also where nobody knows what is on the disk now: a longer one is written down before it is used.
+        *state = wanted;
+        written
     }
 
     /// Makes sure that a server that comes after a crash waits for claims of this TTL.
@@ -163,7 +207,7 @@ impl Durable {
             // Under the mutex: whoever wants the same waits until it is written.
             let wanted = State { longest_ttl_ms: millis(ttl), ..state.clone() };
             self.write_state(&wanted)?;
-            self.longest_ttl_ms.store(wanted.longest_ttl_ms, Ordering::Release);
+            self.longest_ttl_ms.store(wanted.longest_ttl_ms, Ordering::SeqCst);
             *state = wanted;
         }
         Ok(())
@@ -319,6 +363,12 @@ mod tests {
         }
     }
 
+    impl Scratch {
+        fn state(&self) -> State {
+            read(&self.0.join(STATE)).unwrap().unwrap()
+        }
+    }
+
     impl Drop for Scratch {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
@@ -369,6 +419,40 @@ mod tests {
                 "tokens that may have been given are not given again"
             );
         }
+    }
+
+    #[test]
+    fn the_grace_is_for_the_claims_that_there_are() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let dir = Scratch::new();
+        let (durable, _) = dir.open().unwrap();
+        let grants = || durable.knows(LONG) || durable.will_grant(LONG).is_ok();
+        let grace = || dir.state().longest_ttl_ms;
+        let look = |there| durable.no_longer(|| there).unwrap();
+        assert!(grants());
+        look(Duration::ZERO);
+        look(Duration::ZERO);
+        assert_eq!(grace(), millis(LONG), "it may be granted only now");
+        look(LONG);
+        assert_eq!(grace(), millis(LONG), "it is there");
+        look(Duration::from_secs(20));
+        assert_eq!(grace(), 20_000);
+        assert!(!durable.knows(LONG), "it has to be written down again");
+        durable.will_grant(LONG).unwrap();
+        // Asked for while the look is made.
+        look(Duration::ZERO);
+        look(Duration::ZERO);
+        durable
+            .no_longer(|| {
+                assert!(durable.knows(LONG));
+                Duration::ZERO
+            })
+            .unwrap();
+        assert!(durable.knows(LONG) && grace() == millis(LONG));
+        look(Duration::ZERO);
+        look(Duration::ZERO);
+        look(Duration::ZERO);
+        assert_eq!(grace(), millis(MIN_TTL));
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl Server {
         self.may_listen_at(address)?;
         self.spaces.begin()?;
         let asks_who = self.asks_who();
-        let watched = tokio::spawn(spaces::watch_tokens(self.spaces.clone()));
+        let watched = tokio::spawn(spaces::watch_durable(self.spaces.clone()));
         let looking = tokio::spawn(elsewhere::look(self.spaces.clone()));
         let ServerOptions { access, hosts, origins, limits, deadlines, audit, .. } = self.options;
         self.spaces.limit(limits.namespaces);

@@ -35,6 +35,8 @@ const FORGET_EVERY: Duration = Duration::from_secs(1);
 const WAITERS_COME_BACK: Duration = Duration::from_secs(10);
 /// Far less than it takes to use up half of what is reserved.
 const LOOK_AT_TOKENS: Duration = Duration::from_secs(1);
+/// At every how many of these it looks at the TTLs: longer than it takes from a request to its claim.
+const LOOK_AT_TTLS: u64 = 60;
 /// The longest name of a namespace.
 const LONGEST_NAMESPACE: usize = 128;
 
@@ -276,6 +278,13 @@ impl Spaces {
         }
     }
 
+    /// Of all claims in this server's memory.
+    fn longest_ttl(&self) -> Duration {
+        let spaces: Vec<_> = self.named().spaces.values().cloned().collect();
+        let here = spaces.iter().filter_map(|space| space.locks.here());
+        here.map(MemoryStore::longest_ttl).max().unwrap_or_default()
+    }
+
     fn named(&self) -> MutexGuard<'_, Named> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -361,13 +370,20 @@ impl Named {
     }
 }
 
-/// Keeps tokens reserved, for as long as it is polled.
-pub(crate) async fn watch_tokens(spaces: Arc<Spaces>) {
+/// Keeps tokens reserved, and the next grace no longer than it need be, for as long as it is polled.
+pub(crate) async fn watch_durable(spaces: Arc<Spaces>) {
     let Some(durable) = spaces.durable.clone() else { return };
-    loop {
+    for looks in 1_u64.. {
         tokio::time::sleep(LOOK_AT_TOKENS).await;
-        let (durable, next) = (durable.clone(), spaces.named().next_token());
-        let has_tokens = tokio::task::spawn_blocking(move || durable.has_tokens(next)).await.unwrap_or(true);
+        let (durable, here) = (durable.clone(), spaces.clone());
+        let look = move || {
+            if looks.is_multiple_of(LOOK_AT_TTLS) && here.grace_left().is_none() {
+                let shorter = durable.no_longer(|| here.longest_ttl());
+                shorter.inspect_err(|error| tracing::warn!(%error, "the next grace may be long")).ok();
+            }
+            durable.has_tokens(here.named().next_token())
+        };
+        let has_tokens = tokio::task::spawn_blocking(look).await.unwrap_or(true);
         spaces.no_tokens.store(!has_tokens, Ordering::Relaxed);
     }
 }

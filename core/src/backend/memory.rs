@@ -96,6 +96,11 @@ impl MemoryStore {
         self.0.lock().table.kept(now)
     }
 
+    /// The longest TTL of all claims, held or waiting. It looks at each.
+    pub fn longest_ttl(&self) -> Duration {
+        self.0.lock().table.longest_ttl()
+    }
+
     /// Takes up a claim that an earlier store had: see [`Table::reinstate`]. Whoever renews it speaks for it. A waiter
     /// leaves after `grace` unless it is asked for again.
     pub fn reinstate(&self, kept: &Kept, grace: Duration) -> bool {

@@ -67,6 +67,15 @@ impl Table {
         all
     }
 
+    /// The longest TTL of them all.
+    pub fn longest_ttl(&self) -> Duration {
+        let mut longest = Duration::ZERO;
+        for record in self.records.values() {
+            record.each(|party, _| longest = longest.max(party.ttl.unwrap_or(Duration::MAX)));
+        }
+        longest
+    }
+
     /// Takes up a claim that an earlier table had: a holder with its fencing token and all of its TTL, a waiter behind those
     /// that wait already.
     ///
@@ -173,6 +182,17 @@ mod tests {
         assert!(
             matches!(effects[0].what, What::Granted(granted) if granted.fencing_token == before.next_token())
         );
+    }
+
+    #[test]
+    fn the_longest_ttl_is_that_of_a_claim_that_is_there() {
+        let mut table = table();
+        assert_eq!(table.longest_ttl(), Duration::from_secs(10));
+        let long = Ask { ttl: Duration::from_secs(60), ..ask(9, "a", Mode::Exclusive) };
+        let _ = table.acquire(Millis(1_000), &long, Origin(1), &mut Vec::new());
+        assert_eq!(table.longest_ttl(), Duration::from_secs(60), "it waits, and may be granted at any time");
+        table.release(Millis(1_000), &long.claim(), &mut Vec::new());
+        assert_eq!(table.longest_ttl(), Duration::from_secs(10));
     }
 
     #[test]
