@@ -40,7 +40,7 @@ use std::{
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
-use windlass::{Error, ErrorKind, MIN_TTL, Result, protocol::millis, table::Kept};
+use windlass::{DEFAULT_TTL, Error, ErrorKind, MIN_TTL, Result, protocol::millis, table::Kept};
 
 /// How many tokens are reserved at a time: for hours of grants as fast as they can be, and still few of the 2^53 that
 /// JavaScript can count.
@@ -177,7 +177,7 @@ impl Durable {
     pub(crate) fn no_longer(&self, there: impl FnOnce() -> Duration) -> Result<()> {
         let [asked, before] = &self.asked_ms;
         let lately = asked.swap(0, Ordering::SeqCst);
-        let asked_for = lately.max(before.swap(lately, Ordering::SeqCst)).max(millis(MIN_TTL));
+        let asked_for = lately.max(before.swap(lately, Ordering::SeqCst)).max(millis(DEFAULT_TTL));
         // Nobody makes it longer meanwhile.
         let mut state = self.state();
         let was = state.longest_ttl_ms;
@@ -195,8 +195,14 @@ impl Durable {
         }
         let wanted = State { longest_ttl_ms: longest, ..state.clone() };
         let written = self.write_state(&wanted);
-        // Also where nobody knows what is on the disk now: a longer one is written down before it is used.
-        *state = wanted;
+        let stays =
+            || matches!(read::<State>(&self.dir.join(STATE)), Ok(Some(there)) if there.longest_ttl_ms == was);
+        if written.is_err() && stays() {
+            self.longest_ttl_ms.store(was, Ordering::SeqCst);
+        } else {
+            // Also where nobody knows what is on the disk: a longer one is written down before it is used.
+            *state = wanted;
+        }
         written
     }
 
@@ -452,7 +458,20 @@ mod tests {
         look(Duration::ZERO);
         look(Duration::ZERO);
         look(Duration::ZERO);
-        assert_eq!(grace(), millis(MIN_TTL));
+        assert_eq!(grace(), millis(DEFAULT_TTL), "for which nobody has to wait for the disk");
+    }
+
+    #[test]
+    fn what_cannot_be_written_stays() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let dir = Scratch::new();
+        let (durable, _) = dir.open().unwrap();
+        durable.will_grant(LONG).unwrap();
+        // In the way of what is written beside the file.
+        fs::create_dir(dir.0.join("state.new")).unwrap();
+        assert_eq!(durable.no_longer(|| Duration::ZERO).unwrap_err().kind(), ErrorKind::Storage);
+        assert!(durable.knows(LONG));
+        assert_eq!(dir.state().longest_ttl_ms, millis(LONG));
     }
 
     #[test]

@@ -78,27 +78,32 @@ struct Clients {
 }
 
 impl Clients {
-    /// Forgets those of which nothing was heard for a while or, of more than there may be, the half of which nothing was heard
-    /// for longest.
-    fn forget(&mut self, now: Instant, most: usize) {
-        self.known.retain(|_, client| client.asks() || now.duration_since(client.seen) < FORGET_AFTER);
-        if self.known.len() >= most {
-            let idle = self.known.values().filter(|client| !client.asks());
-            let mut seen: Vec<Instant> = idle.map(|client| client.seen).collect();
-            let half = seen.len() / 2;
-            if half > 0 {
-                let before = *seen.select_nth_unstable(half).1;
-                self.known.retain(|_, client| client.asks() || client.seen > before);
-            }
+    /// Forgets those of which nothing was heard for a while and, of more than there may be between their requests, the half of
+    /// which nothing was heard for longest. To be dropped when others may go on.
+    #[must_use]
+    fn forget(&mut self, now: Instant, most: usize) -> Vec<Client> {
+        let old = |client: &Client| !client.asks() && now.duration_since(client.seen) >= FORGET_AFTER;
+        let mut forgotten: Vec<Client> =
+            self.known.extract_if(|_, client| old(client)).map(|(_, client)| client).collect();
+        let mut idle: Vec<Instant> =
+            self.known.values().filter(|client| client.is_idle()).map(|client| client.seen).collect();
+        if idle.len() >= most {
+            let half = idle.len() / 2;
+            let before = *idle.select_nth_unstable(half).1;
+            let gone = self.known.extract_if(|_, client| client.is_idle() && client.seen <= before);
+            forgotten.extend(gone.map(|(_, client)| client));
         }
         // What a look costs is shared by those that come until the next one.
         let stay = self.known.len();
         self.look_at = (2 * stay).max(LOOK_AT).min(most.max(stay + most / 2));
+        forgotten
     }
 }
 
 struct Client {
     view: Arc<dyn Backend>,
+    /// It is that of a claim, which ends with the claim: of those there are no more than the limits allow.
+    is_a_claims: bool,
     seen: Instant,
     /// The number of its last request for several things together, once there was one.
     together: Option<watch::Sender<u64>>,
@@ -108,6 +113,10 @@ impl Client {
     /// Whether it has a request under way.
     fn asks(&self) -> bool {
         Arc::strong_count(&self.view) > 1
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.is_a_claims && !self.asks()
     }
 }
 
@@ -166,22 +175,30 @@ impl Space {
         Ok(view)
     }
 
-    /// That of a client, or of a claim as if it were one.
+    /// That of a client.
     fn view(&self, id: ClaimId) -> Result<Arc<dyn Backend>> {
+        self.view_of(id, false)
+    }
+
+    /// ... or of a claim as if it were one.
+    fn view_of(&self, id: ClaimId, is_a_claims: bool) -> Result<Arc<dyn Backend>> {
         let mut clients = self.clients();
         let now = Instant::now();
         if let Some(client) = clients.known.get_mut(&id) {
             client.seen = now;
             return Ok(client.view.clone());
         }
+        let mut forgotten = Vec::new();
         if clients.known.len() >= clients.look_at {
-            clients.forget(now, self.locks.most_clients());
+            forgotten = clients.forget(now, self.locks.most_clients());
         }
         let view = match &self.locks {
             Locks::Here(memory) => memory.client(&self.name),
             Locks::There(shared, _) => shared.open(&self.name)?,
         };
-        clients.known.insert(id, Client { view: view.clone(), seen: now, together: None });
+        clients.known.insert(id, Client { view: view.clone(), is_a_claims, seen: now, together: None });
+        drop(clients);
+        drop(forgotten);
         Ok(view)
     }
 
@@ -326,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_ask_are_remembered() {
+    fn as_many_as_ask_are_remembered_and_those_of_claims() {
         let mut clients = Clients::default();
         let rules = Rules { first_token: 1, expires: true, remember: Duration::ZERO };
         let here = MemoryStore::new(Arc::new(Native), rules);
@@ -335,13 +352,17 @@ mod tests {
         for n in 0..40 {
             let view = here.client("a");
             asking.push(view.clone());
-            clients.known.insert(ClaimId::from_u128(n), Client { view, seen: now, together: None });
+            clients.known.insert(
+                ClaimId::from_u128(n),
+                Client { view, is_a_claims: n < 5, seen: now, together: None },
+            );
         }
-        clients.forget(now, 20);
-        assert_eq!(clients.known.len(), 40);
+        assert!(clients.forget(now, 20).is_empty());
         assert!(clients.look_at > 40, "not before others come");
-        asking.truncate(10);
-        clients.forget(now + Duration::from_secs(1), 20);
-        assert!(clients.known.len() < 40 && clients.known.len() >= 10);
+        asking.drain(..20);
+        assert!(clients.forget(now, 20).is_empty(), "15 are no more than there may be, and 5 are of claims");
+        asking.clear();
+        assert_eq!(clients.forget(now, 20).len(), 35);
+        assert_eq!(clients.forget(now + FORGET_AFTER, 20).len(), 5);
     }
 }

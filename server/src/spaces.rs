@@ -246,11 +246,13 @@ impl Spaces {
         self.durable.as_ref().map(|durable| durable.proof(&space.name, kept))
     }
 
-    /// In the grace, takes up what is shown with its proof.
+    /// In the grace, takes up what is shown with its proof. A claim with a longer TTL than what was written down was there no more
+    /// at the end of the server that gave it.
     pub(crate) fn take_up(&self, space: &Space, proven: &[Proven]) {
         let (Some(durable), Some(_)) = (&self.durable, self.grace_left()) else { return };
         for Proven { kept, proof } in proven {
-            if kept.fencing_token.is_some() && durable.is_proof(&space.name, kept, proof) {
+            let was_there = durable.knows(Duration::from_millis(kept.ttl_ms));
+            if was_there && kept.fencing_token.is_some() && durable.is_proof(&space.name, kept, proof) {
                 reinstate(space, kept, Duration::ZERO);
             }
         }
@@ -272,8 +274,10 @@ impl Spaces {
         let named = self.named();
         let kept = |space: &Space| space.locks.here().map(MemoryStore::kept).unwrap_or_default();
         let claims = named.spaces.iter().map(|(name, space)| (name.to_string(), kept(space)));
-        let next = named.next_token();
-        if let Err(error) = durable.stopped(&claims.collect(), next) {
+        let (claims, next) = (claims.collect(), named.next_token());
+        // Whoever looks at them has the state of the disk in its hands.
+        drop(named);
+        if let Err(error) = durable.stopped(&claims, next) {
             tracing::error!(%error, "cannot write the claims down: the next start will be as after a crash");
         }
     }
@@ -381,7 +385,8 @@ pub(crate) async fn watch_durable(spaces: Arc<Spaces>) {
                 let shorter = durable.no_longer(|| here.longest_ttl());
                 shorter.inspect_err(|error| tracing::warn!(%error, "the next grace may be long")).ok();
             }
-            durable.has_tokens(here.named().next_token())
+            let next = here.named().next_token();
+            durable.has_tokens(next)
         };
         let has_tokens = tokio::task::spawn_blocking(look).await.unwrap_or(true);
         spaces.no_tokens.store(!has_tokens, Ordering::Relaxed);

@@ -38,7 +38,7 @@ impl Backend for EachItsOwn {
     }
 
     async fn acquire(&self, ask: &Ask, waiting: OnWaiting<'_>) -> Result<Option<Grant>> {
-        let granted = self.space.view(ask.claim_id)?.acquire(ask, waiting).await;
+        let granted = self.space.view_of(ask.claim_id, true)?.acquire(ask, waiting).await;
         if let Ok(None) = granted {
             self.space.no_more(ask.claim_id);
         }
@@ -48,13 +48,14 @@ impl Backend for EachItsOwn {
     /// They are asked for together, so they live together, until each is renewed.
     async fn acquire_all(&self, asks: &[Ask], waiting: OnWaiting<'_>) -> Result<Option<Vec<Grant>>> {
         match asks.first() {
-            Some(first) => self.space.view(first.claim_id)?.acquire_all(asks, waiting).await,
+            Some(first) => self.space.view_of(first.claim_id, true)?.acquire_all(asks, waiting).await,
             None => Ok(Some(Vec::new())),
         }
     }
 
     async fn renew(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
-        let views = claims.iter().map(|claim| self.space.view(claim.id)).collect::<Result<Vec<_>>>()?;
+        let views =
+            claims.iter().map(|claim| self.space.view_of(claim.id, true)).collect::<Result<Vec<_>>>()?;
         let each = views.iter().zip(claims).map(|(view, claim)| view.renew(std::slice::from_ref(claim)));
         let renewals: Vec<Renewal> = try_join_all(each).await?.into_iter().flatten().collect();
         for (claim, renewal) in claims.iter().zip(&renewals) {
@@ -79,7 +80,7 @@ impl Backend for EachItsOwn {
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
-        self.space.view(claim.id)?.change(claim, to).await
+        self.space.view_of(claim.id, true)?.change(claim, to).await
     }
 
     async fn hear(&self) -> Result<Vec<News>> {
