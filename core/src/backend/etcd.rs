@@ -174,16 +174,17 @@ impl Space {
     }
 
     /// Deletes a claim's key. What follows from the answer is seen to also for one who does not wait for it.
+    ///
+    /// A key that others have before and after it is deleted only as this claim's. Where that is not known, for its put is still under
+    /// way, it is looked for when that has its answer: what is named after the claim is deleted first, behind the put in the line.
     fn delete(self: &Arc<Self>, claim: &Claim) -> BoxFuture<'static, Result<(), Trouble>> {
-        let mut known = self.session.known(claim).and_then(|_| self.session.claims().remove(&claim.id));
-        if let Some(known) = known.as_mut().filter(|known| known.created == 0) {
-            // Its put may be under way. The key becomes nobody's after it, so it may be deleted whatever is there.
-            known.seat = None;
-        }
-        let key = known.as_ref().map_or_else(|| self.keys.of(claim), |known| known.key.clone());
-        let own = known.as_ref().filter(|known| known.seat.is_some());
-        let this_one =
-            own.map(|known| Compare::create_revision(key.clone(), CompareOp::Equal, known.created));
+        let known = self.session.known(claim).and_then(|_| self.session.claims().remove(&claim.id));
+        let named = self.keys.of(claim);
+        let used_again = known.as_ref().filter(|known| known.key != named && known.is_put());
+        let this_one = used_again
+            .map(|known| Compare::create_revision(known.key.clone(), CompareOp::Equal, known.created));
+        let to_look = known.as_ref().is_none_or(|known| known.key != named) && this_one.is_none();
+        let key = used_again.map_or(named, |known| known.key.clone());
         let answer = self.post.put_in(Order {
             line: self.keys.line(&claim.name).from,
             when: this_one.into_iter().collect(),
@@ -194,17 +195,21 @@ impl Space {
         });
         let (space, claim) = (self.clone(), claim.clone());
         to_its_end(&*self.rt, async move {
-            let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
-            let Some(known) = known else {
-                let nothing =
-                    |answer: &TxnOpResponse| matches!(answer, TxnOpResponse::Delete(it) if it.deleted() == 0);
-                return if answer?.answers.iter().any(nothing) { space.erase(&claim).await } else { Ok(()) };
+            let nothing =
+                |answer: &TxnOpResponse| matches!(answer, TxnOpResponse::Delete(it) if it.deleted() == 0);
+            let deleted = match answer.await.unwrap_or_else(|_| Err(no_thread())) {
+                Ok(done) if to_look && done.answers.iter().any(nothing) => space.erase(&claim).await,
+                answer => answer.map(drop),
             };
-            if answer.is_err() {
-                space.taint(&known.lease);
+            if let Some(mut known) = known {
+                if deleted.is_err() {
+                    space.taint(&known.lease);
+                }
+                // Of a put that may come late nobody knows.
+                known.seat.take_if(|_| to_look);
+                space.end(&claim, known, deleted.is_ok());
             }
-            space.end(&claim, known, answer.is_ok());
-            answer.map(drop)
+            deleted
         })
     }
 

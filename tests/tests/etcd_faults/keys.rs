@@ -1,10 +1,10 @@
 //! A locker's keys are used again, and what comes late or twice for the claim that had one harms none that has it later.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, thread, time::Duration};
 
-use windlass::{ErrorKind, Locker};
+use windlass::{Backend, ErrorKind, Locker, Mode, ask::Renewal, open_backend, rt::Native};
 use windlass_tests::{
-    place::{PATIENCE, block_on},
+    place::{PATIENCE, ask, block_on, polled},
     processes::until,
     proxy::Proxy,
 };
@@ -99,4 +99,56 @@ fn a_stranger_on_a_locker_s_key_is_waited_for() {
     etcd().ctl(&["del", "--", &key]);
     block_on(waiter.join().unwrap().unwrap().release()).unwrap();
     nothing_is_left(etcd(), &prefix);
+}
+
+fn backend(prefix: &str) -> Arc<dyn Backend> {
+    open_backend(&etcd().url(prefix), Arc::new(Native)).unwrap()
+}
+
+/// ... and is released by both, of whom the second does not know that the key is another claim's by then.
+#[test]
+fn a_claim_that_was_handed_on() {
+    let prefix = prefix();
+    let (a, b) = (backend(&prefix), backend(&prefix));
+    let (first, second) = (ask("lock", Mode::Exclusive), ask("lock", Mode::Exclusive));
+    block_on(async {
+        a.acquire(&first, &|_| {}).await.unwrap().unwrap();
+        let before = keys(&prefix);
+        assert!(matches!(b.renew(&[first.claim()]).await.unwrap()[..], [Renewal::Renewed(_)]));
+        a.release(&[first.claim()]).await.unwrap();
+        a.acquire(&second, &|_| {}).await.unwrap().unwrap();
+        assert_eq!(keys(&prefix), before, "else there is nothing to be seen here");
+        b.release(&[first.claim()]).await.unwrap();
+        assert!(matches!(a.renew(&[second.claim()]).await.unwrap()[..], [Renewal::Renewed(_)]));
+        a.release(&[second.claim()]).await.unwrap();
+    });
+    nothing_is_left(etcd(), &prefix);
+}
+
+/// ... while nobody knows yet that it is there.
+#[test]
+fn who_gives_up_does_not_delete_what_a_stranger_wrote() {
+    let prefix = prefix();
+    let ours = backend(&prefix);
+    let before = ask_and_release(&ours, &prefix);
+    etcd().ctl(&["put", "--", &before, "a stranger"]);
+    block_on(async {
+        for polls in 1..4 {
+            let ask = ask("lock", Mode::Exclusive);
+            assert!(polled(polls, ours.acquire(&ask, &|_| {})).await.is_none());
+            ours.release(&[ask.claim()]).await.unwrap();
+            assert_eq!(etcd().keys(&prefix), [before.clone()]);
+        }
+    });
+    etcd().ctl(&["del", "--", &before]);
+    nothing_is_left(etcd(), &prefix);
+}
+
+/// The key that it had.
+fn ask_and_release(ours: &Arc<dyn Backend>, prefix: &str) -> String {
+    let ask = ask("lock", Mode::Exclusive);
+    block_on(ours.acquire(&ask, &|_| {})).unwrap().unwrap();
+    let key = keys(prefix).pop_first().unwrap();
+    block_on(ours.release(&[ask.claim()])).unwrap();
+    key
 }

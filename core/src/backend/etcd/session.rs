@@ -105,8 +105,10 @@ pub(super) struct Known {
     pub(super) created: i64,
     /// Whether it holds; since when, or since its last renewal.
     pub(super) held: Option<Moment>,
-    /// The puts of its key that had no answer, on which lease and when. They count as claims there.
-    pub(super) in_doubt: Vec<(Arc<Lease>, Moment)>,
+    /// It is being put, so that it may be there from another revision on.
+    pub(super) is_being_put: bool,
+    /// The puts that had no answer: of which key, on which lease and when. They count as claims there.
+    pub(super) in_doubt: Vec<(Vec<u8>, Arc<Lease>, Moment)>,
     /// Its holder has heard that somebody waits.
     pub(super) told: bool,
 }
@@ -115,6 +117,11 @@ impl Known {
     /// Whether it is this key that is known, on the lease that is known.
     pub(super) fn hangs_with(&self, member: &Member) -> bool {
         (self.created, self.lease.id) == (member.created, member.lease)
+    }
+
+    /// Whether it is known at which revision its key was put.
+    pub(super) fn is_put(&self) -> bool {
+        self.created != 0 && !self.is_being_put
     }
 
     pub(super) fn spot(&self, claim: &Claim) -> Spot {
@@ -303,6 +310,7 @@ impl Space {
                 lease: lease.clone(),
                 created: 0,
                 held,
+                is_being_put: false,
                 in_doubt: Vec::new(),
                 told: false,
             }
@@ -335,7 +343,8 @@ impl Space {
         self.taint(lease);
         lease.begin();
         let now = self.rt.now();
-        let known = self.session.change(spot.claim.id, |known| known.in_doubt.push((lease.clone(), now)));
+        let doubt = (spot.key.clone(), lease.clone(), now);
+        let known = self.session.change(spot.claim.id, |known| known.in_doubt.push(doubt));
         if known.is_none() {
             // Released meanwhile: what may still come is nobody's.
             self.sweep(spot.clone(), lease.clone(), Some(now));
@@ -346,7 +355,7 @@ impl Space {
     pub(super) fn end(self: &Arc<Self>, claim: &Claim, known: Known, gone: bool) {
         let spot = known.spot(claim);
         match (gone, known.seat) {
-            (false, _) => self.sweep(spot.clone(), known.lease, None),
+            (false, _) => self.sweep(spot, known.lease, None),
             (true, seat) => {
                 self.leave(&known.lease);
                 if let Some(seat) = seat.filter(|_| known.in_doubt.is_empty()) {
@@ -354,8 +363,8 @@ impl Space {
                 }
             }
         }
-        for (lease, when) in known.in_doubt {
-            self.sweep(spot.clone(), lease, Some(when));
+        for (key, lease, when) in known.in_doubt {
+            self.sweep(Spot { claim: claim.clone(), key }, lease, Some(when));
         }
     }
 
@@ -415,7 +424,8 @@ impl Space {
         let there = found.filter(|member| member.lease == lease.id && member.is_of(spot.claim.id));
         let Some(member) = there else { return Ok(true) };
         // After the look: whoever takes it up from now on comes after what was found.
-        if self.session.known(&spot.claim).is_some_and(|known| Arc::ptr_eq(&known.lease, lease)) {
+        let wanted = |known: Known| known.key == spot.key && Arc::ptr_eq(&known.lease, lease);
+        if self.session.known(&spot.claim).is_some_and(wanted) {
             return Ok(true);
         }
         Ok(self.post.send(self.deletion(&spot.claim.name, &member)).await?.so)

@@ -40,8 +40,8 @@ pub(super) fn read(value: &[u8]) -> Option<(Mode, Option<ClaimId>, Owner)> {
 pub(super) fn stranger(key: &[u8], value: &[u8]) -> Owner {
     let suffix = key.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let text = String::from_utf8_lossy(if value.is_empty() { suffix } else { value });
-    // As long as a claim id: not to be shown, whoever's it is.
-    if value.is_empty() && suffix.len() >= 32 {
+    // As long as a claim id, or with one in it as a later version may write it: not to be shown, whoever's it is.
+    if value.is_empty() && suffix.len() >= 32 || text.contains("\"claim\"") {
         return Owner { owner: "somebody unknown".to_owned(), ..Owner::default() };
     }
     let shown: String = text.chars().take(MOST_SHOWN).flat_map(char::escape_debug).collect();
@@ -78,5 +78,6 @@ mod tests {
         assert_eq!(strange(br#"{"mode":"upgradable","owner":"x"}"#).len(), 41);
         assert_eq!(strange(&[b'x'; 9000]).len(), MOST_SHOWN);
         assert_eq!(stranger(&[b'7'; 32], b"").owner, "somebody unknown");
+        assert_eq!(strange(br#"{"mode":"new","claim":"ab","owner":"x"}"#), "somebody unknown");
     }
 }

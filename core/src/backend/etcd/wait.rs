@@ -100,7 +100,9 @@ impl Space {
             };
             match put {
                 Put::Fresh(created, answers) => {
-                    self.session.change(claim.id, |known| known.created = created);
+                    self.session.change(claim.id, |known| {
+                        (known.created, known.is_being_put) = (created, false);
+                    });
                     let standing = look::answer(&answers, ask.mode, key);
                     return self.wait(&spot, ask.mode, created, standing, waiting).await.map(Some);
                 }
@@ -154,10 +156,7 @@ impl Space {
             false => (self.keys.of(&claim), None),
         };
         let known = self.enroll(&claim, key, ask.mode, lease, None);
-        if known.seat.is_some() {
-            // Put anew it has another create revision, by which it is to be deleted.
-            self.session.change(claim.id, |known| known.created = 0);
-        }
+        self.session.change(claim.id, |known| known.is_being_put = true);
         known
     }
 
@@ -209,7 +208,9 @@ impl Space {
                 Err(trouble) => return Err(trouble),
             }
         }
-        self.session.change(claim.id, |known| (known.created, known.mode) = (mine.created, mine.mode));
+        self.session.change(claim.id, |known| {
+            (known.created, known.mode, known.is_being_put) = (mine.created, mine.mode, false);
+        });
         Ok(true)
     }
 
