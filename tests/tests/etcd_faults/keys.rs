@@ -137,7 +137,7 @@ fn who_gives_up_does_not_delete_what_a_stranger_wrote() {
             let ask = ask("lock", Mode::Exclusive);
             assert!(polled(polls, ours.acquire(&ask, &|_| {})).await.is_none());
             ours.release(&[ask.claim()]).await.unwrap();
-            assert_eq!(etcd().keys(&prefix), [before.clone()]);
+            assert_eq!(etcd().keys(&prefix), std::slice::from_ref(&before));
         }
     });
     etcd().ctl(&["del", "--", &before]);
