@@ -479,14 +479,15 @@ pub(crate) mod hex {
     }
 }
 
-mod maybe_hex {
+/// ... where there is one.
+pub(crate) mod maybe_hex {
     use super::{ClaimId, Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(id: &Option<ClaimId>, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(id: &Option<ClaimId>, s: S) -> Result<S::Ok, S::Error> {
         id.map(|id| format!("{:032x}", id.reveal())).serialize(s)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<ClaimId>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<ClaimId>, D::Error> {
         let text = Option::<String>::deserialize(d)?;
         text.map(|text| super::parse_id(&text)).transpose().map_err(serde::de::Error::custom)
     }

@@ -9,9 +9,9 @@
 //! Nothing is written for a single lock. Before a token, or a TTL longer than all before, is used, what it takes to be safe
 //! after a crash is on the disk: the upper end of a block of tokens, and the longest TTL.
 //!
-//! - **The longest TTL** becomes shorter again: what is written down is that of the claims that there are, and of those that were asked for
-//!   a short while ago and may be granted just now ([`Durable::no_longer`]). Else one claim for an hour would make each grace
-//!   after it an hour long.
+//! - **The longest TTL** becomes shorter again: what is written down is that of the claims that there are, and of those that
+//!   were asked for a short while ago and may be granted just now ([`Durable::no_longer`]). Else one claim for an hour would
+//!   make each grace after it an hour long.
 //! - **A clean stop** writes the claims and then says so. The next start takes all of them up, holders with their tokens and
 //!   all of their TTL, waiters in their order.
 //! - **Any other end** (kill -9, power cut) leaves `clean: false`. The next start is a new epoch: for the longest TTL it grants

@@ -175,8 +175,9 @@ impl Space {
 
     /// Deletes a claim's key. What follows from the answer is seen to also for one who does not wait for it.
     ///
-    /// A key that others have before and after it is deleted only as this claim's. Where that is not known, for its put is still under
-    /// way, it is looked for when that has its answer: what is named after the claim is deleted first, behind the put in the line.
+    /// A key that others have before and after it is deleted only as this claim's. Where that is not known, for its put is still
+    /// under way, it is looked for when that has its answer: what is named after the claim is deleted first, behind the put in
+    /// the line.
     fn delete(self: &Arc<Self>, claim: &Claim) -> BoxFuture<'static, Result<(), Trouble>> {
         let known = self.session.known(claim).and_then(|_| self.session.claims().remove(&claim.id));
         let named = self.keys.of(claim);
@@ -185,14 +186,7 @@ impl Space {
             .map(|known| Compare::create_revision(known.key.clone(), CompareOp::Equal, known.created));
         let to_look = known.as_ref().is_none_or(|known| known.key != named) && this_one.is_none();
         let key = used_again.map_or(named, |known| known.key.clone());
-        let answer = self.post.put_in(Order {
-            line: self.keys.line(&claim.name).from,
-            when: this_one.into_iter().collect(),
-            bytes: 2 * key.len(),
-            then: vec![TxnOp::delete(key, None)],
-            otherwise: Vec::new(),
-            deletes: true,
-        });
+        let answer = self.post.put_in(self.deletion(&claim.name, key, this_one));
         let (space, claim) = (self.clone(), claim.clone());
         to_its_end(&*self.rt, async move {
             let nothing =
@@ -217,7 +211,8 @@ impl Space {
     async fn erase(self: &Arc<Self>, claim: &Claim) -> Result<(), Trouble> {
         for _ in 0..TRIES {
             let Some(member) = self.look_for(claim).await? else { return Ok(()) };
-            if self.post.send(self.deletion(&claim.name, &member)).await?.so {
+            let unchanged = member.unchanged();
+            if self.post.send(self.deletion(&claim.name, member.key, Some(unchanged))).await?.so {
                 return Ok(());
             }
         }
@@ -242,12 +237,12 @@ impl Space {
                     let message = format!("a claim that is {} cannot become {to}", member.mode);
                     return Err(Error::new(ErrorKind::InvalidInput, message));
                 }
-                let (key, value) = (member.key, value::write(to, member.claim, &member.owner));
+                let value = value::write(to, member.claim, &member.owner);
                 let order = Order {
                     line: self.keys.line(&claim.name).from,
-                    when: vec![Compare::mod_revision(key.clone(), CompareOp::Equal, member.modified)],
-                    bytes: value.len() + 2 * key.len(),
-                    then: vec![TxnOp::put(key, value, Some(PutOptions::new().with_ignore_lease()))],
+                    when: vec![member.unchanged()],
+                    bytes: value.len() + 2 * member.key.len(),
+                    then: vec![TxnOp::put(member.key, value, Some(PutOptions::new().with_ignore_lease()))],
                     otherwise: Vec::new(),
                     deletes: false,
                 };
@@ -386,14 +381,8 @@ impl Backend for EtcdBackend {
             if fencing_token.is_some_and(|token| token != member.token()) {
                 continue;
             }
-            let order = Order {
-                line: line.from.clone(),
-                when: vec![Compare::create_revision(member.key.clone(), CompareOp::Equal, member.created)],
-                then: vec![TxnOp::delete(member.key.clone(), None)],
-                otherwise: Vec::new(),
-                deletes: true,
-                bytes: 2 * member.key.len(),
-            };
+            let this_one = Compare::create_revision(member.key.clone(), CompareOp::Equal, member.created);
+            let order = self.space.deletion(name, member.key.clone(), Some(this_one));
             if self.space.post.send(order).await.map_err(|trouble| self.trouble(trouble))?.so {
                 let (owner, token) = (&member.owner.owner, member.token());
                 tracing::warn!(lock = %name, holder = owner, fencing_token = token, "taken away by force");

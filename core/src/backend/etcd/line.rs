@@ -8,6 +8,8 @@
 //! A grant stays: claims come at the end of the line only, so what stands before a claim, all that decides about it, can
 //! only become less, and a downgrade among it lets in no fewer.
 
+use etcd_client::{Compare, CompareOp};
+
 use crate::{
     ask::{Holder, Mode, Owner, Waiter, Waiting},
     name::ClaimId,
@@ -50,6 +52,11 @@ impl Member {
     /// Whether it can be this claim's, whose key it has.
     pub(super) fn is_of(&self, id: ClaimId) -> bool {
         self.claim.is_none_or(|claim| claim == id)
+    }
+
+    /// That nobody has written it since.
+    pub(super) fn unchanged(&self) -> Compare {
+        Compare::mod_revision(self.key.clone(), CompareOp::Equal, self.modified)
     }
 
     pub(super) fn token(&self) -> u64 {

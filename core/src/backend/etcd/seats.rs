@@ -6,9 +6,9 @@
 //!
 //! **When a key is used again**: when its claim was put there with an answer and its deletion had one, or when it was never
 //! put. After anything else it is given up, and a new one takes its place. Should something come late nevertheless, from
-//! a proxy that asks twice, or from one who took the claim over: all that is written to such a key is conditional on a revision of
-//! etcd's, which never comes again, a claim's deletion on its create revision. A put that comes late on a key that is free takes it until its lease has ended; who finds
-//! another claim on its key takes one that is named after itself.
+//! a proxy that asks twice, or from one who took the claim over: all that is written to such a key is conditional on a
+//! revision of etcd's, which never comes again, a claim's deletion on its create revision. A put that comes late on a key
+//! that is free takes it until its lease has ended; who finds another claim on its key takes one that is named after itself.
 //!
 //! **Who knows only the id** of such a claim, from a ticket, finds it in what is written in the keys of the line.
 

@@ -428,7 +428,8 @@ impl Space {
         if self.session.known(&spot.claim).is_some_and(wanted) {
             return Ok(true);
         }
-        Ok(self.post.send(self.deletion(&spot.claim.name, &member)).await?.so)
+        let unchanged = member.unchanged();
+        Ok(self.post.send(self.deletion(&spot.claim.name, member.key, Some(unchanged))).await?.so)
     }
 
     /// Keeps a lease alive while a claim waits on it, and ends the claims that nobody renews. How long until the next

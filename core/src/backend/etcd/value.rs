@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ask::{Mode, Owner},
     name::ClaimId,
+    protocol::maybe_hex,
 };
 
 /// The most that is shown of what a stranger wrote, in characters.
@@ -15,14 +16,13 @@ const MOST_SHOWN: usize = 64;
 #[derive(Serialize, Deserialize)]
 struct Value<O> {
     mode: Mode,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    claim: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "maybe_hex")]
+    claim: Option<ClaimId>,
     #[serde(flatten)]
     owner: O,
 }
 
 pub(super) fn write(mode: Mode, claim: Option<ClaimId>, owner: &Owner) -> Vec<u8> {
-    let claim = claim.map(|id| format!("{:032x}", id.reveal()));
     // None of the three can fail to be written as JSON.
     serde_json::to_vec(&Value { mode, claim, owner }).unwrap_or_default()
 }
@@ -30,7 +30,6 @@ pub(super) fn write(mode: Mode, claim: Option<ClaimId>, owner: &Owner) -> Vec<u8
 /// What a key says; `None` for one that is not ours.
 pub(super) fn read(value: &[u8]) -> Option<(Mode, Option<ClaimId>, Owner)> {
     let Value { mode, claim, owner } = serde_json::from_slice::<Value<Owner>>(value).ok()?;
-    let claim = claim.and_then(|id| u128::from_str_radix(&id, 16).ok()).map(ClaimId::from_u128);
     // Whether an upgradable claim may be granted is no question of its place in the line.
     (mode != Mode::Upgradable).then_some((mode, claim, owner))
 }

@@ -62,7 +62,7 @@ impl Space {
         let (claim, line) = (ask.claim(), self.keys.line(&ask.name));
         for _ in 0..TRIES {
             let lease = self.lease(ask.ttl).await.map_err(Trouble::into_error)?;
-            let spot = self.place(ask, &lease).spot(&claim);
+            let spot = self.place(ask, &lease);
             let key = &spot.key;
             let (when, bound) = match ask.entry {
                 Entry::Try if ask.mode != Mode::Exclusive => {
@@ -145,7 +145,7 @@ impl Space {
     }
 
     /// Where the claim is to be written, or is.
-    fn place(&self, ask: &Ask, lease: &Arc<Lease>) -> Known {
+    fn place(&self, ask: &Ask, lease: &Arc<Lease>) -> Spot {
         let claim = ask.claim();
         let key = || match ask.only_here {
             true => {
@@ -157,7 +157,7 @@ impl Space {
         };
         let known = self.enroll(&claim, key, ask.mode, lease, None);
         self.session.change(claim.id, |known| known.is_being_put = true);
-        known
+        Spot { claim, key: known.key }
     }
 
     /// Puts a key on a lease. What follows from the answer is seen to also for one who does not wait for it. The lease that has
@@ -219,7 +219,7 @@ impl Space {
         let put = PutOptions::new().with_lease(lease.id);
         Order {
             line: self.keys.line(&claim.name).from,
-            when: vec![Compare::mod_revision(mine.key.clone(), CompareOp::Equal, mine.modified)],
+            when: vec![mine.unchanged()],
             then: vec![TxnOp::put(mine.key.clone(), mine.value.clone(), Some(put))],
             otherwise: Vec::new(),
             deletes: false,
@@ -227,15 +227,15 @@ impl Space {
         }
     }
 
-    /// Deletes a key, unless it has changed meanwhile.
-    pub(super) fn deletion(&self, name: &Name, member: &Member) -> Order {
+    /// Deletes a key, if this is so.
+    pub(super) fn deletion(&self, name: &Name, key: Vec<u8>, when: Option<Compare>) -> Order {
         Order {
             line: self.keys.line(name).from,
-            when: vec![Compare::mod_revision(member.key.clone(), CompareOp::Equal, member.modified)],
-            then: vec![TxnOp::delete(member.key.clone(), None)],
+            when: when.into_iter().collect(),
+            bytes: 2 * key.len(),
+            then: vec![TxnOp::delete(key, None)],
             otherwise: Vec::new(),
             deletes: true,
-            bytes: 2 * member.key.len(),
         }
     }
 
