@@ -75,6 +75,11 @@ impl Crowd {
         start.elapsed()
     }
 
+    /// At how many locks they are.
+    pub fn locks(&self) -> usize {
+        self.beliefs.len()
+    }
+
     /// Ends them, and looks whether two believed to hold at once.
     pub fn end(self) {
         for beliefs in self.beliefs() {
