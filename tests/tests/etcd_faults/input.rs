@@ -151,6 +151,24 @@ fn no_quorum() {
     block_on(acquire(&ours, "lock").release()).unwrap();
 }
 
+/// Whoever looks at a line takes an answer that is as long as the line.
+#[test]
+fn a_line_longer_than_four_mebibytes() {
+    let prefix = prefix();
+    let ours = locker(&etcd().url(&prefix));
+    let huge = "x".repeat(100_000);
+    for n in 0..50 {
+        etcd().ctl(&["put", "--", &format!("/{prefix}/long/{n}"), &huge]);
+    }
+    assert_eq!(block_on(ours.list("")).unwrap()[0].waiters.len(), 49);
+    assert!(block_on(ours.lock("long").shared().try_acquire()).unwrap().is_none());
+    let shared = ours.lock("long").shared().timeout(Duration::from_millis(500));
+    let error = block_on(shared.into_future()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    etcd().ctl(&["del", "--prefix", &format!("/{prefix}/long/")]);
+    nothing_is_left(etcd(), &prefix);
+}
+
 /// Keys of somebody else, with whatever in them, harm nobody but the lock in whose line they stand.
 #[test]
 fn strange_keys_below_the_prefix() {

@@ -137,7 +137,10 @@ fn harmed(release: Release, after: After, harm: impl FnOnce(&mut Cluster) -> Men
         After::AllHold => crowd.end(),
         After::SomeAreTold => {
             let (locks, twice) = (crowd.locks(), crowd.end_by_tokens());
-            assert!(twice <= locks, "whoever held when it went on: one of each lock at the most, not {twice}");
+            assert!(
+                twice <= locks,
+                "whoever held when it went on: one of each lock at the most, not {twice}"
+            );
         }
     }
     nothing_is_left(&etcd, &prefix);

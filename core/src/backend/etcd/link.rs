@@ -8,7 +8,7 @@
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions, Txn, TxnResponse};
 use event_listener::{Event, EventListener};
 use futures_util::{
     FutureExt,
@@ -183,6 +183,11 @@ impl Link {
             self.moved.notify(usize::MAX);
         }
     }
+}
+
+/// Reads and writes. Answers are as long as the line is; the most that is taken otherwise, 4 MiB, are some ten thousand claims.
+pub(super) async fn transact(client: &Client, txn: Txn) -> Result<TxnResponse, etcd_client::Error> {
+    client.kv_client().max_decoding_message_size(usize::MAX).txn(txn).await
 }
 
 pub(super) fn no_thread() -> Trouble {

@@ -7,6 +7,7 @@ use super::{
     Space,
     keys::Range,
     line::{Member, Obstacle, Standing, standing},
+    link::transact,
     session::Known,
     trouble::Trouble,
 };
@@ -68,9 +69,9 @@ impl Space {
     pub(super) async fn read(&self, ops: Vec<TxnOp>) -> Result<(Vec<TxnOpResponse>, i64), Trouble> {
         let response = self
             .link
-            .ask(move |mut client: Client| {
+            .ask(move |client: Client| {
                 let ops = ops.clone();
-                async move { client.txn(Txn::new().and_then(ops)).await }
+                async move { transact(&client, Txn::new().and_then(ops)).await }
             })
             .await?;
         Ok((response.op_responses(), super::post::revision(&response)))

@@ -26,7 +26,7 @@ use futures_channel::oneshot;
 use futures_util::FutureExt;
 
 use super::{
-    link::{Link, WRITTEN_WITHIN, no_thread},
+    link::{Link, WRITTEN_WITHIN, no_thread, transact},
     trouble::Trouble,
 };
 
@@ -210,9 +210,9 @@ impl Post {
         };
         let response = self
             .link
-            .ask_here(WRITTEN_WITHIN, &|mut client: etcd_client::Client| {
+            .ask_here(WRITTEN_WITHIN, &|client: etcd_client::Client| {
                 let txn = txn.clone();
-                async move { client.txn(txn).await }
+                async move { transact(&client, txn).await }
             })
             .await?;
         let revision = revision(&response);
