@@ -234,7 +234,7 @@ impl Held {
         match &mut state.lease {
             Some(lease) => {
                 let late = lease.is_late(now);
-                lease.renewed(term, now);
+                lease.renewed(term);
                 late
             }
             None => {

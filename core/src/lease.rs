@@ -14,7 +14,7 @@
 //!   backend made it. Once anybody was told that the claim is lost (`Held::finish`), no answer changes that.
 //! - **A hung request** is given up after T/6 (rule R3), so that at least two tries, as a rule three,
 //!   fit before the lease is over.
-//! - **Answers out of order**: the term that ends later counts.
+//! - **Answers out of order**: what was asked last counts, also where its term is shorter: the backend may have made it so.
 //! - **A stopped process or a suspended machine** makes time jump: the clock counts suspend (rule R5), and every question
 //!   is answered from the clock, never from a flag that a timer should have set (rule R2).
 
@@ -103,10 +103,10 @@ impl Lease {
     }
 
     /// A renewal came through. An answer to an older request than the one known changes nothing.
-    pub(crate) fn renewed(&mut self, term: Term, now: Moment) {
-        let renewed = Self::new(term);
-        if renewed.remaining(now) >= self.remaining(now) {
-            *self = renewed;
+    pub(crate) fn renewed(&mut self, term: Term) {
+        // By the clock that is never set back.
+        if term.counted_from.boot >= self.term.counted_from.boot {
+            *self = Self::new(term);
         }
     }
 
@@ -211,10 +211,17 @@ mod tests {
     #[test]
     fn an_answer_to_an_older_request_does_not_shorten_the_lease() {
         let mut lease = lease();
-        lease.renewed(Term { counted_from: after(4_000), ttl: T }, after(4_100));
-        lease.renewed(Term { counted_from: after(3_000), ttl: T }, after(4_200));
+        lease.renewed(Term { counted_from: after(4_000), ttl: T });
+        lease.renewed(Term { counted_from: after(3_000), ttl: T });
         assert_eq!(lease.remaining(after(4_200)), Duration::from_millis(9_698));
         assert!(!lease.is_failing());
+    }
+
+    #[test]
+    fn an_answer_to_a_newer_request_may_shorten_the_lease() {
+        let mut lease = lease();
+        lease.renewed(Term { counted_from: after(1_000), ttl: T / 10 });
+        assert!(!lease.is_held(after(2_000)));
     }
 
     #[test]

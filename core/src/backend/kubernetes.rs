@@ -155,7 +155,11 @@ impl Space {
     /// It was released meanwhile.
     fn hold(&self, claim: &Claim, granted: Granted, sent: Moment) -> Result<Grant> {
         // Whatever a release finds here it has to undo: so first this, then the question.
-        let ttl = granted.ttl.unwrap_or_default();
+        let mut ttl = granted.ttl.unwrap_or_default();
+        if granted.mode == Mode::Shared {
+            // One that was alone before may have a longer one, and speaks as often as a reader from now on.
+            ttl = ttl.min(self.address.shelf.longest_shared());
+        }
         let known = self.held().get_mut(claim).map(|held| held.ttl = ttl).is_some();
         if !known {
             self.held().insert(claim.clone(), Held { since: sent, ttl, told: false });

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
-use windlass::{ConnectOptions, Locker};
+use windlass::{ConnectOptions, Guard, Locker};
 use windlass_tests::{
     place::{Folder, acquire, block_on, waits},
     processes::{Program, go_peer, until},
@@ -252,10 +252,23 @@ fn readers_of_lockgate_starve_no_writer() {
 /// A reader of lockgate that comes and goes leaves the record of all with its own short lease: ours hold on, whatever TTL they want.
 #[test]
 fn readers_hold_on_whatever_their_ttl() {
+    holds_on(|ours| block_on(ours.lock("lock").shared()).unwrap());
+}
+
+#[test]
+fn who_has_become_a_reader_holds_on_whatever_the_ttl() {
+    holds_on(|ours| {
+        let guard = acquire(ours, "lock");
+        block_on(guard.downgrade()).unwrap();
+        guard
+    });
+}
+
+fn holds_on(reads: impl FnOnce(&Locker) -> Guard) {
     let map = map();
     let mut lockgate = map.lockgate();
     let ours = block_on(ConnectOptions::new().ttl(6 * DEAD).connect(&map.url)).unwrap();
-    let guard = block_on(ours.lock("lock").shared()).unwrap();
+    let guard = reads(&ours);
     lockgate.ask(&format!("try 1 {NAME} shared -"), "acquired 1");
     lockgate.ask("release 1", "released 1");
     thread::sleep(DEAD + 2 * LOOKS);
