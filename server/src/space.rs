@@ -18,7 +18,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -49,12 +52,17 @@ const LOOK_AT: usize = 64;
 const MOST: usize = 100_000;
 /// ... where each may have a connection of its own to the store.
 const MOST_THERE: usize = 5_000;
+/// So many times as many are remembered in all namespaces together; with more, each namespace has room for a few.
+const IN_ALL: usize = 4;
+const FEW: usize = 8;
 
 /// One namespace.
 pub(crate) struct Space {
     pub(crate) locks: Locks,
     pub(crate) name: String,
     clients: Mutex<Clients>,
+    /// How many clients are remembered in all namespaces, without those of single claims.
+    all_clients: Arc<AtomicUsize>,
     pub(crate) waiters: Waiters,
     pub(crate) changes: Changes,
     seen: Mutex<Instant>,
@@ -95,7 +103,7 @@ impl Clients {
         }
         // What a look costs is shared by those that come until the next one.
         let stay = self.known.len();
-        self.look_at = (2 * stay).max(LOOK_AT).min(most.max(stay + most / 2));
+        self.look_at = (2 * stay).max(LOOK_AT).min(most.max(stay + stay.max(most) / 2));
         forgotten
     }
 }
@@ -107,6 +115,23 @@ struct Client {
     seen: Instant,
     /// The number of its last request for several things together, once there was one.
     together: Option<watch::Sender<u64>>,
+    _counted: Option<Counted>,
+}
+
+/// A client that is counted.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self(all.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Client {
@@ -121,11 +146,12 @@ impl Client {
 }
 
 impl Space {
-    pub(crate) fn new(name: &str, locks: Locks, now: Instant) -> Self {
+    pub(crate) fn new(name: &str, locks: Locks, all_clients: Arc<AtomicUsize>, now: Instant) -> Self {
         Self {
             locks,
             name: name.to_owned(),
             clients: Mutex::default(),
+            all_clients,
             waiters: Waiters::default(),
             changes: Changes::default(),
             seen: Mutex::new(now),
@@ -190,13 +216,22 @@ impl Space {
         }
         let mut forgotten = Vec::new();
         if clients.known.len() >= clients.look_at {
-            forgotten = clients.forget(now, self.locks.most_clients());
+            let most = self.locks.most_clients();
+            let too_many = self.all_clients.load(Ordering::Relaxed) >= IN_ALL * most;
+            forgotten = clients.forget(now, if too_many { FEW } else { most });
         }
         let view = match &self.locks {
             Locks::Here(memory) => memory.client(&self.name),
             Locks::There(shared, _) => shared.open(&self.name)?,
         };
-        clients.known.insert(id, Client { view: view.clone(), is_a_claims, seen: now, together: None });
+        let client = Client {
+            view: view.clone(),
+            is_a_claims,
+            seen: now,
+            together: None,
+            _counted: (!is_a_claims).then(|| Counted::new(&self.all_clients)),
+        };
+        clients.known.insert(id, client);
         drop(clients);
         drop(forgotten);
         Ok(view)
@@ -342,6 +377,24 @@ mod tests {
         assert!(space.clients().known.contains_key(&ClaimId::from_u128(3 * MOST as u128 - 1)));
     }
 
+    /// Whoever makes up clients makes up namespaces, too.
+    #[tokio::test]
+    async fn with_many_in_all_each_namespace_has_room_for_few() {
+        let spaces = Spaces::new(Store::in_memory());
+        let view = |space: &Arc<Space>, n: usize| space.client(Some(ClaimId::from_u128(n as u128))).unwrap();
+        let known = |space: &Space| space.clients().known.len();
+        let full: Vec<_> = (0..IN_ALL).map(|n| spaces.get(&format!("full-{n}")).unwrap()).collect();
+        full.iter().for_each(|space| (0..MOST).for_each(|n| drop(view(space, n))));
+        let next = spaces.get("next").unwrap();
+        for n in 0..10 * FEW {
+            view(&next, n);
+            assert!(known(&next) <= 2 * FEW);
+        }
+        full.iter().for_each(|space| space.clients().known.clear());
+        (0..10 * FEW).for_each(|n| drop(view(&next, n)));
+        assert!(known(&next) > 5 * FEW, "there is room again");
+    }
+
     #[test]
     fn as_many_as_ask_are_remembered_and_those_of_claims() {
         let mut clients = Clients::default();
@@ -354,7 +407,7 @@ mod tests {
             asking.push(view.clone());
             clients.known.insert(
                 ClaimId::from_u128(n),
-                Client { view, is_a_claims: n < 5, seen: now, together: None },
+                Client { view, is_a_claims: n < 5, seen: now, together: None, _counted: None },
             );
         }
         assert!(clients.forget(now, 20).is_empty());

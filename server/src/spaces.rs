@@ -51,6 +51,8 @@ pub(crate) struct Spaces {
     /// How many servers there were in its directory, with this one; 0: there is no directory.
     pub(crate) epoch: u64,
     named: Mutex<Named>,
+    /// How many clients they remember.
+    clients: Arc<AtomicUsize>,
     /// How many there may be.
     most: AtomicUsize,
     /// Until when nothing new is granted.
@@ -97,6 +99,7 @@ impl Spaces {
                 past: Tally::default(),
                 looked: None,
             }),
+            clients: Arc::default(),
             most: AtomicUsize::new(usize::MAX),
             grace_ends: found.grace.map(|grace| Instant::now() + grace),
             no_tokens: AtomicBool::new(false),
@@ -165,7 +168,7 @@ impl Spaces {
             Some(shared) => Locks::There(shared.clone(), Released::default()),
             None => Locks::Here(MemoryStore::new(self.rt.clone(), rules)),
         };
-        let space = Arc::new(Space::new(name, locks, now));
+        let space = Arc::new(Space::new(name, locks, self.clients.clone(), now));
         spaces.insert(name.into(), space.clone());
         Ok(space)
     }

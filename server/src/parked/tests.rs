@@ -162,7 +162,7 @@ fn over_a_store() -> (Arc<Space>, Arc<dyn Backend>) {
     let there = space::Locks::There(Arc::new(shared), Released::default());
     let rules = Rules { first_token: 1, expires: true, remember: Duration::ZERO };
     let view = MemoryStore::new(Arc::new(Native), rules).client("the store");
-    (Arc::new(Space::new("a", there, Instant::now())), view)
+    (Arc::new(Space::new("a", there, Arc::default(), Instant::now())), view)
 }
 
 /// Else it could put them into the store behind the release.
