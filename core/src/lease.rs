@@ -104,8 +104,10 @@ impl Lease {
 
     /// A renewal came through. An answer to an older request than the one known changes nothing.
     pub(crate) fn renewed(&mut self, term: Term) {
-        // By the clock that is never set back.
-        if term.counted_from.boot >= self.term.counted_from.boot {
+        let (asked, known) = (term.counted_from, self.term.counted_from);
+        // Where the clocks do not agree, because one was set back, it is taken: what is left of a term counts by both.
+        let is_older = asked.boot < known.boot && asked.wall < known.wall;
+        if !is_older {
             *self = Self::new(term);
         }
     }
