@@ -8,7 +8,11 @@
 use std::{
     any::Any,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use smallvec::smallvec;
@@ -27,6 +31,10 @@ use crate::{
     time::Moment,
     within::{Seconds, within},
 };
+
+/// For whoever stood in line until a request broke off the pause before the next one is no longer: a server keeps the place for
+/// twice as long.
+const PLACE_KEPT: Duration = Duration::from_secs(1);
 
 /// What is known of a wait.
 #[derive(Default)]
@@ -185,6 +193,11 @@ async fn ask_until_answered(
     on_trouble: &(dyn Fn(&Error) + Send + Sync),
 ) -> Result<Option<Few<Grant>>> {
     let mut back_off = BackOff::default();
+    let stood_in_line = AtomicBool::new(false);
+    let on_waiting = &|waiting: Waiting| {
+        stood_in_line.store(true, Ordering::Relaxed);
+        on_waiting(waiting);
+    };
     loop {
         let answer = match asks {
             [ask] => session
@@ -202,7 +215,12 @@ async fn ask_until_answered(
                 count(&session.counters.retries);
                 tracing::warn!(%error, "backend unavailable, trying again");
                 on_trouble(&error);
-                session.rt.sleep(back_off.pause(session.rt.jitter(), error.retry_after())).await;
+                let mut pause = back_off.pause(session.rt.jitter(), error.retry_after());
+                if stood_in_line.swap(false, Ordering::Relaxed) {
+                    // By a proxy that cuts off what takes long this happens again and again.
+                    pause = pause.min(PLACE_KEPT.max(error.retry_after().unwrap_or_default()));
+                }
+                session.rt.sleep(pause).await;
             }
             answer => return answer,
         }

@@ -279,7 +279,7 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
             };
             let url = format!("{}:{}", address.scheme, address.rest);
             Ok(Box::new(move || {
-                let native: Arc<dyn Transport> = Arc::new(Native::new(&tls, rt.clone())?);
+                let native: Arc<dyn Transport> = Arc::new(Native::new(&url, &tls, rt.clone())?);
                 let transport = match token.clone() {
                     Some(token) => Arc::new(Authorized::new(native, token, rt.clone())),
                     None => native,
@@ -324,7 +324,7 @@ fn opener(address: Address, token: Option<&TokenSource>, rt: Arc<dyn Runtime>) -
             let tls = tls_of(&mut address)?;
             let url = format!("{}:{}", address.scheme, address.rest);
             Ok(Box::new(move || {
-                let transport = Arc::new(transport::Native::new(&tls, rt.clone())?);
+                let transport = Arc::new(transport::Native::new(&url, &tls, rt.clone())?);
                 Ok(Arc::new(LockgateBackend::new(&url, transport, rt.clone())?))
             }))
         }

@@ -452,7 +452,8 @@ fn status(kind: ErrorKind) -> (u16, &'static str) {
 pub fn kind_of(status: u16) -> ErrorKind {
     match status {
         401 | 403 | 407 => ErrorKind::Denied,
-        408 | 425 | 429 | 500 | 502..=504 => ErrorKind::Unavailable,
+        // From 520 on: Cloudflare's, which has no answer from the server.
+        408 | 425 | 429 | 500 | 502..=504 | 520..=530 => ErrorKind::Unavailable,
         _ => ErrorKind::Storage,
     }
 }
@@ -555,6 +556,13 @@ mod tests {
             );
         }
         let foreign: Problem = serde_json::from_str("{}").unwrap();
-        assert_eq!(Problem { status: 502, ..foreign }.into_error().kind(), ErrorKind::Unavailable);
+        for (status, kind) in [
+            (407, ErrorKind::Denied),
+            (404, ErrorKind::Storage),
+            (502, ErrorKind::Unavailable),
+            (522, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(Problem { status, ..foreign.clone() }.into_error().kind(), kind);
+        }
     }
 }

@@ -52,6 +52,9 @@ pub struct Request {
     pub body: Vec<u8>,
     /// How long to wait for the answer at the most.
     pub timeout: Duration,
+    /// The server may leave it without an answer for as long: where connections have room for a number of requests, it must not
+    /// take that of others.
+    pub held_open: bool,
     /// To be sent even if the program ends meanwhile, where a host can: a page that is closed releases its locks.
     pub last_words: bool,
 }

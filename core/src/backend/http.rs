@@ -11,8 +11,8 @@
 //! - **A server that was ended abruptly** has forgotten its claims and asks for the proofs that came with their grants; it is
 //!   shown those of the claims that are still held here, and no others (R9).
 //! - **No answer** is [`Unavailable`](ErrorKind::Unavailable), whoever in between failed; what it means for a claim the
-//!   lease rules decide. Requests for renewals and releases wait for no other: each has a connection or stream of its own,
-//!   also where connections are few ([`lanes`]).
+//!   lease rules decide. Requests for renewals and releases wait for no other: those that are held open go over connections of
+//!   their own, or in one of them where connections are few ([`lanes`]).
 
 use std::{
     collections::BTreeMap,
@@ -36,6 +36,7 @@ use crate::{
     ask::{Ask, Claim, Grant, Happening, Holder, Mode, News, Owner, Renewal, Status, Term},
     error::{Error, ErrorKind, LostReason, Result},
     json::Json,
+    lease::counted_from,
     name::{ClaimId, Name},
     protocol::{self, Acquire, AcquireAll, Acquired, ClaimRef, Proven, Terms, millis},
     rt::Runtime,
@@ -53,12 +54,10 @@ mod server;
 
 use answers::{is_hint, refusal, told, with_reason};
 use lanes::Lanes;
-use server::{AT_ONCE, RELEASE, Server};
+use server::{RELEASE, Server};
 
 /// How long requests of an acquire are held open, but for the first one.
 const WAIT: Duration = Duration::from_secs(60);
-/// How much longer than that the answer may take.
-const GRACE: Duration = Duration::from_secs(5);
 /// The longest that a renewal is parked.
 const LONGEST_PARK: Duration = Duration::from_secs(60);
 
@@ -118,7 +117,7 @@ impl HttpBackend {
             return told;
         }
         let sent = self.server.rt.now();
-        Ok((sent, self.server.post(path, question, wait + GRACE).await?))
+        Ok((sent, self.server.post(path, question, Some(wait)).await?))
     }
 
     /// Waits for the grants of a question that the server may hold open, asking again as often as need be. `owner`: to whom,
@@ -139,7 +138,7 @@ impl HttpBackend {
                     return Err(self.another_question());
                 }
                 Acquired::Granted { grant, held_ms } => {
-                    let from = sent.plus(Duration::from_millis(held_ms));
+                    let from = counted_from(sent, Duration::from_millis(held_ms), self.server.rt.now());
                     let known = owner.is_none();
                     let each = claims.iter().zip(grant);
                     return Ok(Some(
@@ -319,14 +318,14 @@ impl HttpBackend {
         let question = question.json();
         let (sent, answer) = match park {
             Some(park) => self.ask("renew", &question, park).await?,
-            None => (self.server.rt.now(), self.server.post("renew", &question, AT_ONCE).await?),
+            None => (self.server.rt.now(), self.server.post("renew", &question, None).await?),
         };
         let answer: protocol::Renewed = self.server.read(&answer)?;
         if answer.claims.len() != claims.len() {
             return Err(self.another_question());
         }
         let held = Duration::from_millis(answer.held_ms);
-        Ok((answer, sent.plus(held)))
+        Ok((answer, counted_from(sent, held, self.server.rt.now())))
     }
 
     fn renewals(
@@ -389,7 +388,7 @@ impl Backend for HttpBackend {
             let (some, others) = rest.split_at(how_many_fit(MOST_LAST_BYTES, rest.iter().map(named)));
             let claims = some.iter().map(ClaimRef::from).collect();
             let question = protocol::Release { client: Some(self.server.client), claims };
-            self.server.post(RELEASE, &question.json(), AT_ONCE).await?;
+            self.server.post(RELEASE, &question.json(), None).await?;
             rest = others;
         }
         Ok(())
@@ -473,7 +472,7 @@ impl Backend for HttpBackend {
 
     async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
         let question = protocol::ForceRelease { name: name.clone(), fencing_token };
-        let answer = self.server.post("force-release", &question.json(), AT_ONCE).await?;
+        let answer = self.server.post("force-release", &question.json(), None).await?;
         let protocol::ForceReleased { taken_from } = self.server.read(&answer)?;
         Ok(taken_from)
     }

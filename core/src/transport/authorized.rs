@@ -295,6 +295,7 @@ mod tests {
             token: None,
             body: Vec::new(),
             timeout: Duration::from_secs(10),
+            held_open: false,
             last_words: false,
         };
         let send = || Transport::send(&authorized, request.clone());

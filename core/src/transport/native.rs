@@ -32,37 +32,26 @@ pub(crate) struct Tls {
     pub(crate) identity: Option<PathBuf>,
 }
 
-/// A client with its connections.
+/// Two clients with their connections: one of HTTP/2 has room for a number of requests, and those that are held open take it.
 #[derive(Debug)]
 pub(crate) struct Native {
-    client: Client,
+    at_once: Client,
+    held_open: Client,
     rt: Arc<dyn Runtime>,
 }
 
 impl Native {
-    pub(crate) fn new(tls: &Tls, rt: Arc<dyn Runtime>) -> Result<Self> {
-        // Shorter than what servers and proxies keep idle connections for, ours among them.
-        let mut builder = client::builder().pool_idle_timeout(Duration::from_secs(30));
-        if let Some(path) = &tls.ca {
-            let pem = read(path)?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| unusable(path, e))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        if let Some(path) = &tls.identity {
-            let identity = reqwest::Identity::from_pem(&read(path)?).map_err(|e| unusable(path, e))?;
-            builder = builder.identity(identity);
-        }
-        let client = builder.build().map_err(|e| {
-            Error::new(ErrorKind::InvalidInput, format!("cannot set up TLS: {e}")).with_source(e)
-        })?;
-        Ok(Self { client, rt })
+    /// For requests to where this URL leads.
+    pub(crate) fn new(url: &str, tls: &Tls, rt: Arc<dyn Runtime>) -> Result<Self> {
+        Ok(Self { at_once: new_client(url, tls)?, held_open: new_client(url, tls)?, rt })
     }
 
     fn build(&self, request: Request) -> reqwest::RequestBuilder {
+        let client = if request.held_open { &self.held_open } else { &self.at_once };
         let url = request.url;
         let mut built = match request.method {
-            "GET" => self.client.get(url),
-            _ => self.client.post(url).header(header::CONTENT_TYPE, "application/json").body(request.body),
+            "GET" => client.get(url),
+            _ => client.post(url).header(header::CONTENT_TYPE, "application/json").body(request.body),
         };
         if let Some(token) = request.token {
             built = built.bearer_auth(token);
@@ -90,6 +79,33 @@ impl Native {
         }
         .boxed()
     }
+}
+
+fn new_client(url: &str, tls: &Tls) -> Result<Client> {
+    // Shorter than what servers and proxies keep idle connections for, ours among them.
+    let mut builder = client::builder().pool_idle_timeout(Duration::from_secs(30));
+    if is_loopback(url) {
+        // No proxy knows it; it would be told the token.
+        builder = builder.no_proxy();
+    }
+    if let Some(path) = &tls.ca {
+        let pem = read(path)?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| unusable(path, e))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    if let Some(path) = &tls.identity {
+        let identity = reqwest::Identity::from_pem(&read(path)?).map_err(|e| unusable(path, e))?;
+        builder = builder.identity(identity);
+    }
+    builder
+        .build()
+        .map_err(|e| Error::new(ErrorKind::InvalidInput, format!("cannot set up TLS: {e}")).with_source(e))
+}
+
+fn is_loopback(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 struct GiveUp(AbortHandle);
@@ -177,7 +193,7 @@ fn trouble(error: reqwest::Error) -> Error {
     let mut cause: Option<&dyn StdError> = error.source();
     let mut untrusted = false;
     while let Some(error) = cause {
-        untrusted |= error.is::<rustls::Error>();
+        untrusted |= is_untrusted(error);
         if error.source().is_none() {
             message = format!("{message}: {error}");
         }
@@ -187,6 +203,32 @@ fn trouble(error: reqwest::Error) -> Error {
     // The steps between, such as "error sending request", tell nothing more.
     let error = Error::new(kind, message);
     if not_sent { error.with_source(NotSent) } else { error }
+}
+
+/// Whether a certificate, the server's or ours, is not to be trusted. What else goes wrong in TLS may be over soon: a server that is
+/// full says so before it begins.
+fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
+    use rustls::{AlertDescription as Alert, Error as Tls};
+    // An error of the system may have another one within it, which it does not name as its source.
+    let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let of_certificates = |alert: &Alert| {
+        matches!(
+            alert,
+            Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::CertificateRequired
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        )
+    };
+    match error.downcast_ref() {
+        Some(Tls::InvalidCertificate(_)) => true,
+        Some(Tls::AlertReceived(alert)) => of_certificates(alert),
+        _ => within.is_some_and(|error| is_untrusted(error)),
+    }
 }
 
 fn silent() -> Error {

@@ -14,6 +14,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use windlass::ErrorKind;
 use windlass_server::{Deadlines, ServerOptions, Tls};
 
 use crate::kit::{Answer, SOON, acquire, id, over, request, serve, serve_file, tokens};
@@ -92,6 +93,21 @@ async fn requests_come_by_tls_only() {
     let address = serve(ServerOptions { tls: authority.tls(false), ..ServerOptions::default() }).await;
     assert_eq!(authority.ask(address, None, &[]).await.unwrap().status, 200);
     assert!(Answer::of(&crate::kit::raw(address, request("GET", "/healthz", &[], "")).await).is_none());
+}
+
+/// Nobody tries again what will never do.
+#[tokio::test]
+async fn a_certificate_that_nobody_trusts_ends_an_acquire() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let address = serve(ServerOptions { tls: authority.tls(false), ..ServerOptions::default() }).await;
+    let locker = async |trusted: &Authority| {
+        let ca = trusted.folder.path().join("ca.pem");
+        let url = format!("https://localhost:{}/a?ca={}", address.port(), ca.display());
+        windlass::connect(&url).await.unwrap()
+    };
+    locker(&authority).await.lock("lock").await.unwrap().release().await.unwrap();
+    let error = locker(&other).await.lock("lock").timeout(SOON).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
 }
 
 #[tokio::test]

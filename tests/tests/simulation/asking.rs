@@ -171,6 +171,25 @@ fn r18_a_waiter_that_was_cut_off_gets_its_turn() {
     }
 }
 
+/// As by a proxy that ends each request that takes long.
+#[test]
+fn who_is_cut_off_again_and_again_keeps_the_place() {
+    for seed in 0..10 {
+        sim(seed, async |sim| {
+            let [holder, cut, other] = [sim.client(), sim.client(), sim.client()];
+            let guard = holder.locker.lock("lock").await.unwrap();
+            cut.link.set(Faults { patience: Some(Duration::from_millis(500)), ..ms(2) });
+            let first = task(&*cut.host, cut.locker.lock("lock").into_future());
+            sim.sleep(SECOND).await;
+            let _second = task(&*other.host, other.locker.lock("lock").into_future());
+            sim.sleep(60 * SECOND).await;
+            assert!(cut.locker.metrics().unwrap().retries > 20);
+            guard.release().await.unwrap();
+            drop(sim.soon("the first's turn", first).await.unwrap());
+        });
+    }
+}
+
 #[test]
 fn r19_everybody_gets_as_many_turns() {
     sim(19, async |sim| {

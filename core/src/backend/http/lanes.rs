@@ -28,7 +28,7 @@ use futures_util::{
     future::{self, BoxFuture, Either},
 };
 
-use super::{GRACE, MOST_BYTES, answers::another_server, server::Server};
+use super::{MOST_BYTES, answers::another_server, server::Server};
 use crate::{
     error::{Error, ErrorKind, Result},
     json::Json,
@@ -116,7 +116,7 @@ impl Lane {
     ) -> Option<Place<'_>> {
         let mut state = self.state();
         // What is held open leaves no room for a second request; what is not is sent with the next.
-        let before = if self.waits { state.asked.iter().map(|asked| asked.text.len()).sum() } else { 0 };
+        let before = if self.waits { state.asked.iter().map(|asked| asked.text.len() + 1).sum() } else { 0 };
         if before + text.len() > MOST_BYTES {
             return None;
         }
@@ -190,7 +190,7 @@ impl Lane {
         let text =
             format!("{{\"client\":\"{client:032x}\",\"wait_ms\":{wait_ms},\"questions\":[{questions}]}}");
         async move {
-            let answer = server.post_text("together", text, wait + GRACE).await;
+            let answer = server.post_text("together", text, Some(wait)).await;
             Answered { numbers, sent, answer }
         }
         .boxed()

@@ -21,7 +21,9 @@ use crate::{
 };
 
 /// How long an answer may take that nothing is waited for.
-pub(super) const AT_ONCE: Duration = Duration::from_secs(10);
+const AT_ONCE: Duration = Duration::from_secs(10);
+/// How much longer than it is held open an answer may take.
+const GRACE: Duration = Duration::from_secs(5);
 /// What is sent to the end, where a host can.
 pub(super) const RELEASE: &str = "release";
 
@@ -68,13 +70,19 @@ impl Server {
     }
 
     /// Asks; the answer as it comes is for [`read`](Self::read).
-    pub(super) async fn post(&self, path: &str, question: &Json, timeout: Duration) -> Result<Json> {
-        self.post_text(path, question.to_text(), timeout).await
+    /// `wait`: for how long the server may hold it open; `None`: not at all.
+    pub(super) async fn post(&self, path: &str, question: &Json, wait: Option<Duration>) -> Result<Json> {
+        self.post_text(path, question.to_text(), wait).await
     }
 
     /// Asks what is written already.
-    pub(super) async fn post_text(&self, path: &str, question: String, timeout: Duration) -> Result<Json> {
-        self.answer(self.request("POST", path, question.into_bytes(), timeout)).await
+    pub(super) async fn post_text(
+        &self,
+        path: &str,
+        question: String,
+        wait: Option<Duration>,
+    ) -> Result<Json> {
+        self.answer(self.request("POST", path, question.into_bytes(), wait)).await
     }
 
     /// Asks for what a route tells of the names that begin with `prefix`.
@@ -93,16 +101,17 @@ impl Server {
     }
 
     fn about(&self, path: &str, prefix: &str) -> Request {
-        self.request("GET", &format!("{path}?prefix={}", percent_encode(prefix)), Vec::new(), AT_ONCE)
+        self.request("GET", &format!("{path}?prefix={}", percent_encode(prefix)), Vec::new(), None)
     }
 
-    fn request(&self, method: &'static str, path: &str, body: Vec<u8>, timeout: Duration) -> Request {
+    fn request(&self, method: &'static str, path: &str, body: Vec<u8>, wait: Option<Duration>) -> Request {
         Request {
             method,
             url: format!("{}{path}", self.base),
             token: None,
             body,
-            timeout,
+            timeout: wait.map_or(AT_ONCE, |wait| wait + GRACE),
+            held_open: wait.is_some_and(|wait| !wait.is_zero()),
             last_words: path == RELEASE,
         }
     }

@@ -71,7 +71,8 @@ impl Client {
         let body = serde_json::to_vec(question)
             .map_err(|e| Error::new(ErrorKind::Internal, "a question cannot be written").with_source(e))?;
         let url = format!("{}{path}", self.base);
-        let request = Request { method: "POST", url, token: None, body, timeout, last_words: false };
+        let request =
+            Request { method: "POST", url, token: None, body, timeout, held_open: false, last_words: false };
         read(&self.transport.send(request).await?)
     }
 }
