@@ -41,11 +41,20 @@ pub(crate) fn error(py: Python<'_>, kind: ErrorKind, message: &str) -> PyErr {
     exception(py, &Error::new(kind, message))
 }
 
-fn build<'py>(py: Python<'py>, class: &str, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+/// Whether this is one of ours, of this class, and not what a signal handler or a function of the program raised.
+pub(crate) fn is(py: Python<'_>, error: &PyErr, class: &str) -> bool {
+    self::class(py, class).is_ok_and(|class| error.is_instance(py, &class))
+}
+
+fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyType>> {
     static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let module =
         MODULE.get_or_try_init(py, || py.import("windlass._errors").map(|m| m.into_any().unbind()))?;
-    let class = module.bind(py).getattr(class)?.cast_into::<PyType>()?;
+    Ok(module.bind(py).getattr(name)?.cast_into::<PyType>()?)
+}
+
+fn build<'py>(py: Python<'py>, class: &str, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+    let class = self::class(py, class)?;
     let details = PyDict::new(py);
     details.set_item(intern!(py, "lock"), error.lock().map(windlass::Name::as_str))?;
     details.set_item(intern!(py, "backend"), error.backend())?;
@@ -69,9 +78,16 @@ fn build<'py>(py: Python<'py>, class: &str, error: &Error) -> PyResult<Bound<'py
     Ok(exception)
 }
 
-/// The exception that the body of a `with` raised goes on; that the lock was lost is shown above it, as the innermost of
-/// the exceptions that it arose from.
-pub(crate) fn add_context<'py>(exc: &Bound<'py, PyAny>, lost: &Bound<'py, PyAny>) -> PyResult<()> {
+/// The end of a `with`: the exception that its body raised goes on; that the lock was lost is shown above it, as the innermost
+/// of the exceptions that it arose from. What a signal handler raised goes before both.
+pub(crate) fn at_the_end_of_with(released: PyResult<()>, exc: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    match (released, exc) {
+        (Err(error), Some(exc)) if is(exc.py(), &error, "Error") => add_context(exc, error.value(exc.py())),
+        (released, _) => released,
+    }
+}
+
+fn add_context<'py>(exc: &Bound<'py, PyAny>, lost: &Bound<'py, PyAny>) -> PyResult<()> {
     let (py, class) = (exc.py(), lost.get_type());
     let mut innermost = exc.clone();
     loop {

@@ -231,10 +231,7 @@ impl Held {
         exc: Option<&Bound<'_, PyAny>>,
         traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        match (Self::release(slf), exc) {
-            (Err(error), Some(exc)) => errors::add_context(exc, error.value(slf.py())),
-            (outcome, _) => outcome,
-        }
+        errors::at_the_end_of_with(Self::release(slf), exc)
     }
 
     /// Waits until the lock is lost, and returns the reason; `None` if it was given back first, or after `timeout`

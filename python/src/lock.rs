@@ -32,6 +32,8 @@ const TIMEOUT_MAX: f64 = 9_223_372_036.0;
 #[pyclass(frozen, subclass, module = "windlass._windlass")]
 pub(crate) struct Lock {
     locker: windlass::Locker,
+    /// The `windlass.Locker` that it was given: as long as that is there, the end of the program waits for releases.
+    given: Option<Py<PyAny>>,
     what: What,
     options: Options,
     callbacks: Mutex<Callbacks>,
@@ -128,9 +130,10 @@ impl Lock {
             metadata: metadata.unwrap_or_default(),
         };
         let callbacks = Callbacks { on_wait, on_acquired, on_lost, on_contended, on_held_too_long };
+        let given = locker.map(|locker| locker.clone().unbind());
         let locker = locker::given_or_default(py, locker)?;
         let stack = Stack::default();
-        Ok(Self { locker, what, options, callbacks: Mutex::new(callbacks), reentrant, stack })
+        Ok(Self { locker, given, what, options, callbacks: Mutex::new(callbacks), reentrant, stack })
     }
 
     /// Which lock; a tuple of names for several that are acquired together.
@@ -170,10 +173,7 @@ impl Lock {
         traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let left = self.leave(py)?;
-        match (release(py, left), exc) {
-            (Err(error), Some(exc)) => errors::add_context(exc, error.value(py)),
-            (outcome, _) => outcome,
-        }
+        errors::at_the_end_of_with(release(py, left), exc)
     }
 
     /// Takes the lock, as `threading.Lock.acquire` does: `True` if it was taken, `False` if it was not in time.
@@ -214,14 +214,13 @@ impl Lock {
             Some(timeout) if timeout <= 0.0 => Patience::None,
             Some(timeout) => Patience::At(options::seconds(py, "timeout", timeout)?),
         };
-        let timed_out = py.get_type::<pyo3::exceptions::PyTimeoutError>();
         match self.take(py, patience) {
             Ok(Some(claims)) => {
                 self.stack.push(claims);
                 Ok(true)
             }
             Ok(None) => Ok(false),
-            Err(error) if error.is_instance(py, &timed_out) && self.options.keep_place.is_none() => Ok(false),
+            Err(error) if self.options.keep_place.is_none() && errors::is(py, &error, "Timeout") => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -279,6 +278,7 @@ impl Lock {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.given)?;
         self.stack.traverse(&visit)?;
         match self.callbacks.try_lock() {
             Ok(callbacks) => callbacks.traverse(&visit),

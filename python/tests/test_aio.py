@@ -203,6 +203,38 @@ async def test_an_exception_of_the_body_goes_on(locker):
 
 
 @run
+async def test_an_exception_goes_on_out_of_a_lock_that_was_entered_again(locker):
+    lock = locker.rlock("a")
+    with pytest.raises(ZeroDivisionError) as caught:
+        async with lock, lock:
+            try:
+                await locker.force_release("a")
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise ZeroDivisionError from None
+    innermost = caught.value
+    while innermost.__context__ is not None:
+        innermost = innermost.__context__
+    assert isinstance(innermost, windlass.LockLost)
+    with pytest.raises(windlass.LockLost):
+        async with lock, lock:
+            await locker.force_release("a")
+            await asyncio.Event().wait()
+
+
+@run
+async def test_all_are_given_back_although_one_is_lost(locker):
+    locks = locker.acquire_all(["a", "b"])
+    assert await locks.acquire()
+    first, second = [held for claim in locks._claims for held in claim.helds]
+    await locker.force_release("a")
+    assert await first.wait_lost() == "force_released"
+    with pytest.raises(windlass.LockLost):
+        locks.release()
+    assert not second.is_held()
+
+
+@run
 async def test_a_body_that_swallows_the_cancellation(locker):
     with pytest.raises(windlass.LockLost):
         async with locker.lock("a"):

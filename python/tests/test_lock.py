@@ -455,6 +455,16 @@ def test_a_held_lock_that_nobody_refers_to_is_released(locker):
     assert locker.lock("a").acquire(blocking=False)
 
 
+def test_all_permits_are_given_back_although_one_is_lost(locker):
+    gate = locker.semaphore("a", 3)
+    assert all([gate.acquire(), gate.acquire(), gate.acquire()])
+    locker.force_release("a", gate.held.fencing_token)
+    assert gate.held.wait_lost(PATIENCE) == "force_released"
+    with pytest.raises(windlass.LockLost):
+        gate.release(3)
+    assert locker.list() == []
+
+
 def test_a_lock_in_a_cycle_is_released(locker):
     class Job:
         def __init__(self):

@@ -28,6 +28,17 @@ def child(work):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def test_no_proxy_is_asked_for_what_is_on_this_machine(server):
+    program = """
+        import sys, windlass
+        with windlass.connect(sys.argv[1]).lock("a", timeout=10) as held:
+            print(held.name)
+    """
+    nobody = "http://127.0.0.1:9"
+    process = python(program, f"{server}/proxied", HTTP_PROXY=nobody, http_proxy=nobody, ALL_PROXY=nobody, NO_PROXY="")
+    assert ends(process) == "a\n"
+
+
 @needs_fork
 def test_a_child_holds_nothing_and_releases_nothing(url):
     locker = windlass.connect(url)
@@ -161,6 +172,14 @@ def test_processes_count_together(tmp_path, method):
         process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0, 0, 0, 0]
     assert path.read_text() == "200"
+
+
+def test_what_a_lock_holds_alone_is_released_at_the_end(server):
+    url = f"{server}/at-the-end"
+    program = "import sys, windlass; lock = windlass.connect(sys.argv[1], ttl=3600).lock('a', hold_at_least=0.5); lock.acquire()"
+    ends(python(program, url))
+    with windlass.connect(url) as locker:
+        assert locker.list() == []
 
 
 def test_a_ticket_goes_to_another_process(file_url):

@@ -84,6 +84,39 @@ def test_ctrl_c_in_a_callback_reaches_the_program(file_url):
         assert ends(python(program, file_url)) == "interrupted\n"
 
 
+def test_ctrl_c_at_the_end_of_a_with_goes_before_what_its_body_raised(file_url):
+    program = """
+        import os, signal, sys, threading, windlass
+        locker = windlass.connect(sys.argv[1])
+        try:
+            with locker.lock("a", hold_at_least=60):
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+                raise LookupError("of the body")
+        except KeyboardInterrupt as interrupt:
+            print(repr(interrupt.__context__))
+    """
+    assert ends(python(program, file_url)) == "LookupError('of the body')\n"
+
+
+def test_a_timeout_of_the_programs_own_is_not_ours(file_url):
+    program = """
+        import signal, sys, windlass
+        locker = windlass.connect(sys.argv[1])
+
+        def ring(*_):
+            raise TimeoutError("of the program")
+
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with locker.lock("a"):
+            try:
+                print(locker.lock("a").acquire())
+            except TimeoutError as error:
+                print(error)
+    """
+    assert ends(python(program, file_url)) == "of the program\n"
+
+
 def test_other_threads_run_meanwhile(locker):
     with locker.lock("a"):
         result = in_thread(locker.lock("a").acquire)

@@ -21,7 +21,7 @@ from concurrent.futures import wait
 from functools import partial, wraps
 
 from . import _windlass
-from ._errors import Error, InvalidInput, NotHeld
+from ._errors import Error, InvalidInput, NotHeld, Timeout
 from ._locker import _Base
 from ._windlass import AsyncHeld as Held
 
@@ -162,9 +162,9 @@ class _Runs:
             blocking, timeout = False, None
         try:
             return await self._take(blocking, timeout) is not None
-        except TimeoutError as error:
+        except Timeout as error:
             # A ticket is not to be lost in a `False`.
-            if getattr(error, "ticket", None) is not None:
+            if error.ticket is not None:
                 raise
             return False
 
@@ -179,9 +179,18 @@ class _Runs:
 
         """
         claim = self._leave()
-        if claim is not None:
-            for held in claim.helds:
+        if claim.entered > 0:
+            claim.check()
+            return
+        claim.unwatch()
+        first: Error | None = None
+        for held in claim.helds:
+            try:
                 held.release().begin()
+            except Error as error:  # noqa: PERF203 - the others are given back all the same.
+                first = first or error
+        if first is not None:
+            raise first
 
     def locked(self) -> bool:
         """Return whether the lock is held through this object; `Locker.list` tells who else holds it."""
@@ -231,12 +240,14 @@ class _Runs:
         traceback: TracebackType | None,
     ) -> None:
         claim = self._leave()
-        if claim is None:
-            return
-        claim.unwatch()
-        only_ours = claim.uncancel()
+        only_ours = False
         try:
-            await claim.release()
+            if claim.entered > 0:
+                claim.check()
+            else:
+                claim.unwatch()
+                only_ours = claim.uncancel()
+                await claim.release()
         except Error as error:
             if exc is None:
                 raise
@@ -259,8 +270,8 @@ class _Runs:
         self._claims.append(claim)
         return claim
 
-    def _leave(self) -> _Claim | None:
-        """Leave what this task took last; `None` if it was entered more than once."""
+    def _leave(self) -> _Claim:
+        """Leave what this task took last, once: it may have been entered more often."""
         try:
             task = asyncio.current_task()
         except RuntimeError:
@@ -271,10 +282,8 @@ class _Runs:
         if claim is None:
             raise NotHeld(self._not_held, lock=str(self._native.name))
         claim.entered -= 1
-        if claim.entered > 0:
-            claim.check()
-            return None
-        self._claims.remove(claim)
+        if claim.entered == 0:
+            self._claims.remove(claim)
         return claim
 
     def _last(self, task: asyncio.Task[Any] | None) -> _Claim | None:
