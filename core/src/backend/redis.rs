@@ -55,7 +55,7 @@ use address::Address;
 use hub::Bell;
 use link::{Link, Look};
 use redlock::Redlock;
-use reply::{Granted, Reply, holders, mode_words, waiters};
+use reply::{Reply, holders, mode_words, waiters};
 use scripts::{ACQUIRE, CHANGE, Call, Code, FORCE, INSPECT, LOOK, RELEASE, RENEW};
 use trouble::Trouble;
 
@@ -100,7 +100,7 @@ impl RedisBackend {
         let (rings, look) = (bell.listen(), self.link.look());
         let (why, look_in) = match self.link.run_for(claim.id, asking.call(&ACQUIRE, look)).await? {
             Reply::Waiting { why, look_in } => (why, look_in),
-            reply => return self.taken(&claim, reply, look.sent).await,
+            reply => return self.taken(&bell, &claim, reply, look.sent).await,
         };
         let mut told = why.place;
         waiting(why);
@@ -113,29 +113,24 @@ impl RedisBackend {
                         waiting(why);
                     }
                 }
-                (reply, sent) => return self.taken(&claim, reply, sent).await,
+                (reply, sent) => return self.taken(&bell, &claim, reply, sent).await,
             }
         }
     }
 
     /// What an answer is that is the last one.
-    async fn taken(&self, claim: &Claim, reply: Reply, sent: Moment) -> Result<Option<Grant>> {
+    async fn taken(&self, bell: &Bell, claim: &Claim, reply: Reply, sent: Moment) -> Result<Option<Grant>> {
         match reply {
-            Reply::Granted(granted) => {
-                if let Some(error) = self.too_few_replicas(claim).await? {
-                    self.end(std::slice::from_ref(claim)).await?;
-                    return Err(error);
-                }
-                Ok(Some(self.hold(claim, &granted, sent)))
-            }
+            Reply::Granted(granted) => match self.too_few_replicas(claim).await? {
+                // It is not released: whoever asked asks again by the same id, or gives it back, and a release that comes late
+                // would end the next grant.
+                Some(error) => Err(error),
+                None if self.link.hub.hold(bell, claim, &granted) => Ok(Some(granted.grant(sent))),
+                None => Err(gone(&claim.name)),
+            },
             Reply::Busy => Ok(None),
             _ => Err(gone(&claim.name)),
         }
-    }
-
-    fn hold(&self, claim: &Claim, granted: &Granted, sent: Moment) -> Grant {
-        self.link.hub.hold(claim, granted);
-        granted.grant(sent)
     }
 
     /// That a grant does not count, for too few replicas have it.
@@ -196,7 +191,10 @@ impl RedisBackend {
                             drop(end(&self.link, name, vec![id], self.floor()));
                             Renewal::Lost(LostReason::ForceReleased)
                         }
-                        Some(Reply::Granted(granted)) => Renewal::Renewed(self.hold(&claim, granted, sent)),
+                        Some(Reply::Granted(granted)) => {
+                            self.link.hub.hold_on(&claim, granted, known.contains_key(&id));
+                            Renewal::Renewed(granted.grant(sent))
+                        }
                         Some(Reply::Gone(now)) => match self.link.hub.let_go(id) {
                             // Before its time: somebody has deleted it, or Redis has lost it.
                             Some(ends) if *now < ends => Renewal::Lost(LostReason::ForceReleased),
@@ -216,6 +214,7 @@ impl RedisBackend {
         let bell = self.link.hub.bell(claim.id);
         loop {
             let (rings, look) = (bell.listen(), self.link.look());
+            let known = self.link.hub.token(claim.id).is_some();
             let args = (hex(claim.id), mode_words(to).0, &self.link.inbox, self.floor(), look.number);
             match self.link.run(self.link.call(&CHANGE, &claim.name, args)).await? {
                 Reply::Granted(granted) => {
@@ -224,7 +223,8 @@ impl RedisBackend {
                     {
                         return Err(error);
                     }
-                    return Ok(self.hold(claim, &granted, look.sent));
+                    self.link.hub.hold_on(claim, &granted, known);
+                    return Ok(granted.grant(look.sent));
                 }
                 Reply::Waiting { look_in, .. } => {
                     sleep(&self.link, rings, look_in).await;
@@ -265,7 +265,9 @@ impl RedisBackend {
 
     async fn freed(&self, name: &Name, token: Option<u64>) -> Result<Vec<Holder>> {
         let token = token.map_or_else(String::new, |token| token.to_string());
-        let call = self.link.call(&FORCE, name, (token, self.floor()));
+        // By a number of its own: if it comes again, because its answer was lost, it must not free whoever has come since.
+        let number = format!("{:032x}", self.link.rt.random());
+        let call = self.link.call(&FORCE, name, (token, self.floor(), number, millis(LATE)));
         holders(&self.link.run::<String>(call).await?)
     }
 

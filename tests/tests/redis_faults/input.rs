@@ -92,6 +92,21 @@ fn a_silent_port() {
     });
 }
 
+/// ... and those who ask together wait together, not each for the try of whoever was before it.
+#[test]
+fn many_at_a_silent_port() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ours = locker(&format!("redis://{}", silent.local_addr().unwrap()));
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for n in 0..12 {
+            let lock = ours.lock(format!("lock-{n}"));
+            scope.spawn(move || block_on(lock.try_acquire()).unwrap_err());
+        }
+    });
+    assert!(start.elapsed() < Duration::from_secs(8), "after {:?}", start.elapsed());
+}
+
 #[test]
 fn a_wrong_password() {
     let address = guarded().address();

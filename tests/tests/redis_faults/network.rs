@@ -244,6 +244,27 @@ fn requests_that_are_repeated_later_take_nothing() {
     net.nothing_is_left();
 }
 
+/// ... nor does a release by force that comes once more free whoever has come since.
+#[test]
+fn a_release_by_force_that_is_repeated_later_frees_nobody_else() {
+    let net = net();
+    net.proxy.record();
+    let ours = locker(&net.url);
+    let guard = acquire(&net.other, "lock");
+    assert_eq!(block_on(ours.force_release("lock", None)).unwrap().len(), 1);
+    drop(ours);
+    net.proxy.reset();
+    let next = acquire(&net.other, "lock");
+    until_recorded(&net.proxy);
+    thread::sleep(TTL);
+    next.check().unwrap();
+    let status = block_on(net.other.list("lock")).unwrap();
+    assert_eq!(status[0].holders[0].fencing_token, next.fencing_token(), "{status:?}");
+    assert!(!guard.is_held());
+    block_on(next.release()).unwrap();
+    net.nothing_is_left();
+}
+
 /// What went over connections that have ended is recorded once they have.
 fn until_recorded(proxy: &Proxy) {
     thread::sleep(Duration::from_millis(200));

@@ -147,6 +147,31 @@ fn grants_after_a_moment_that_replicas_have() {
     nothing_is_left_in(&pair.primary, 0);
 }
 
+/// Who waits for replicas asks on by the same claim, and gives nothing back meanwhile that could come late and end what is granted
+/// next: nobody is let in in between.
+#[test]
+fn who_waits_for_replicas_keeps_the_lock() {
+    let pair = Pair::new();
+    let (ours, other) =
+        (locker_with(&format!("{}?min_replicas=1", pair.url()), 5 * TTL), locker(&pair.url()));
+    block_on(acquire(&ours, "before").release()).unwrap();
+    pair.link.hold_up();
+    thread::scope(|scope| {
+        let asks = scope.spawn(|| acquire(&ours, "lock"));
+        until("the grant", || pair.primary.keys(0).iter().any(|key| key == "windlass:lock"));
+        let start = Instant::now();
+        while start.elapsed() < TTL {
+            assert!(block_on(other.lock("lock").try_acquire()).unwrap().is_none());
+            thread::sleep(TTL / 100);
+        }
+        pair.link.let_go();
+        let guard = asks.join().unwrap();
+        guard.check().unwrap();
+        block_on(guard.release()).unwrap();
+    });
+    nothing_is_left_in(&pair.primary, 0);
+}
+
 /// Another is made the primary while one waits for it to have the grant: that it has a replica itself does not count.
 #[test]
 fn a_grant_that_only_the_old_primary_has_is_none() {

@@ -90,12 +90,21 @@ impl Address {
                 Some(user) => Some(credentials(user, &decode, password)?),
                 None if user.is_empty() => None,
                 None => {
-                    return Err(invalid(&format!("\"{user}\" is no user: write {form}, with three slashes")));
+                    // It may be the beginning of a password.
+                    return Err(invalid(&format!(
+                        "before the path is no user: write {form}, with three slashes, and / in a password as %2F"
+                    )));
                 }
             };
             (Place::Socket(path.into()), user)
         } else {
             let Authority { user, mut hosts, path } = Authority::parse(rest, port, decode, password, form)?;
+            if path.contains('@') {
+                // The rest of a password, with a slash before it.
+                return Err(invalid(&format!(
+                    "the @ stands behind the first slash: write {form}, and / in a password as %2F"
+                )));
+            }
             let mut path = Some(path).filter(|path| !path.is_empty());
             let place = match scheme.split_once('+').map(|(_, kind)| kind) {
                 Some("sentinel") => {
@@ -256,6 +265,23 @@ mod tests {
         ] {
             let error = parse(wrong).unwrap_err();
             assert!(error.message().contains(part), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_with_a_slash_is_not_said() {
+        for wrong in [
+            "redis://:hunter2/word@a/1",
+            "redis://:word/hunter2@a",
+            "redis://ann:hunter2/hunter2@a,b",
+            "redis+sentinel://:hunter2/hunter2@a/main",
+            "redis+cluster://:hunter2/hunter2@a",
+            "redis+redlock://:hunter2/hunter2@a,b,c",
+            "redis+unix://:hunter2/hunter2@/run/r.sock",
+        ] {
+            let error = parse(wrong).unwrap_err();
+            assert!(error.message().contains("%2F"), "{wrong}: {error}");
+            assert!(!error.to_string().contains("hunter2"), "{wrong}: {error}");
         }
     }
 }

@@ -48,6 +48,8 @@ struct Waits {
     rings: Arc<Event>,
     /// After which of its looks it was let in as one that lives, and what it was granted.
     let_in: Option<(u64, Granted)>,
+    /// It was lost since it was asked for last: before who waits could know of the grant.
+    lost: bool,
 }
 
 /// Requests for a claim that are under way, or have failed without an answer and may yet be carried out.
@@ -125,6 +127,10 @@ impl Inner {
         all.find(|waits| Arc::ptr_eq(&waits.rings, &rope.rings))
     }
 
+    fn forget_watchers(&mut self) {
+        self.watchers.retain(|watcher| !watcher.hint.is_closed());
+    }
+
     fn asked(&mut self, id: ClaimId, now: Moment) {
         self.in_doubt.retain(|_, doubt| {
             doubt.under_way > 0 || doubt.failed_at.is_some_and(|failed| now.since(failed) < LATE)
@@ -136,7 +142,7 @@ impl Inner {
 impl Hub {
     pub(super) fn bell(self: &Arc<Self>, id: ClaimId) -> Bell {
         let rings = Arc::<Event>::default();
-        let waits = Waits { rings: rings.clone(), let_in: None };
+        let waits = Waits { rings: rings.clone(), let_in: None, lost: false };
         self.inner().waiting.entry(id).or_default().push(waits);
         Bell { hub: self.clone(), rope: Rope { id, rings } }
     }
@@ -149,7 +155,7 @@ impl Hub {
     /// ... by who waits for it, unless it does so no more: then it may have been called off already. The claim's id.
     pub(super) fn asked_by(&self, waiter: &Rope, now: Moment) -> Option<ClaimId> {
         let mut inner = self.inner();
-        inner.rung_by(waiter)?;
+        inner.rung_by(waiter)?.lost = false;
         inner.asked(waiter.id, now);
         Some(waiter.id)
     }
@@ -211,16 +217,30 @@ impl Hub {
         self.inner().ending.contains_key(&id)
     }
 
-    /// The claim holds, and somebody waits for it or nobody does.
-    pub(super) fn hold(&self, claim: &Claim, granted: &Granted) {
+    /// The claim holds, and somebody waits for it or nobody does; unless it was lost before its grant came to who asked with this bell.
+    /// Whether it holds.
+    pub(super) fn hold(&self, bell: &Bell, claim: &Claim, granted: &Granted) -> bool {
+        self.hold_if(claim, granted, |inner| !inner.rung_by(&bell.rope).is_some_and(|waits| waits.lost))
+    }
+
+    /// ... still. `known`: whether it was held when that was asked. If it was, and is not now, the answer is of before its end.
+    pub(super) fn hold_on(&self, claim: &Claim, granted: &Granted, known: bool) {
+        self.hold_if(claim, granted, |inner| !known || inner.held.contains_key(&claim.id));
+    }
+
+    fn hold_if(&self, claim: &Claim, granted: &Granted, so: impl FnOnce(&mut Inner) -> bool) -> bool {
         let Granted { token, ttl, contended, ends, .. } = *granted;
         self.floor.fetch_max(token, Ordering::Relaxed);
         let mut inner = self.inner();
+        if !so(&mut inner) {
+            return false;
+        }
         let told = inner.held.get(&claim.id).is_some_and(|held| held.told);
         inner.held.insert(claim.id, Held { name: claim.name.clone(), told: contended, ttl, token, ends });
         if contended && !told {
             self.push(inner, News { claim: claim.clone(), what: Happening::Contended });
         }
+        true
     }
 
     /// It holds no longer; when it was to end, by Redis's clock.
@@ -254,13 +274,15 @@ impl Hub {
     /// Hints of what changes below the prefix.
     pub(super) fn watch(&self, prefix: &str) -> mpsc::Receiver<Result<()>> {
         let (hint, hints) = mpsc::channel(0);
-        self.inner().watchers.push(Watcher { prefix: prefix.to_owned(), hint });
+        let mut inner = self.inner();
+        inner.forget_watchers();
+        inner.watchers.push(Watcher { prefix: prefix.to_owned(), hint });
         hints
     }
 
     pub(super) fn is_watched(&self) -> bool {
         let mut inner = self.inner();
-        inner.watchers.retain(|watcher| !watcher.hint.is_closed());
+        inner.forget_watchers();
         !inner.watchers.is_empty()
     }
 
@@ -281,6 +303,11 @@ impl Hub {
         for waits in inner.waiting.get_mut(&id).into_iter().flatten() {
             // What is said of a claim after it was let in is not in its grant: it looks.
             waits.let_in.clone_from(&let_in);
+            match what {
+                "granted" => waits.lost = false,
+                "lost" => waits.lost = true,
+                _ => {}
+            }
             waits.rings.notify(usize::MAX);
         }
         let what = match what {
@@ -308,7 +335,9 @@ impl Hub {
 
     /// The lock of this key has changed.
     pub(super) fn changed(&self, is_below: impl Fn(&str) -> bool) {
-        for watcher in &mut self.inner().watchers {
+        let mut inner = self.inner();
+        inner.forget_watchers();
+        for watcher in &mut inner.watchers {
             if is_below(&watcher.prefix) {
                 // One hint is as good as many: a full channel has one.
                 let _ = watcher.hint.try_send(Ok(()));
@@ -409,6 +438,61 @@ mod tests {
         let changes = [Hub::ends, Hub::ends, has_ended, has_ended, has_ended];
         assert_eq!(changes.map(ending), [true, true, true, false, false]);
         assert!(hub.inner().ending.is_empty());
+    }
+
+    /// A claim, and what it was granted.
+    fn granted() -> (Claim, Granted) {
+        let claim = Claim { name: "lock".parse().unwrap(), id: id() };
+        (claim, Granted::read("77 exclusive 0 30000 0 1700000000000").unwrap())
+    }
+
+    /// Redis may have answered, and taken the lock away, before who asked has come to read the answer.
+    #[test]
+    fn what_is_lost_before_its_grant_is_known_is_not_held() {
+        let (hub, now) = (Arc::<Hub>::default(), Moment { boot: Duration::ZERO, wall: Duration::ZERO });
+        let (bell, (claim, granted)) = (hub.bell(id()), granted());
+        let told = |what: &str| hub.told(&format!("{what} {:032x} stolen", id().reveal()));
+        told("lost");
+        assert!(!hub.hold(&bell, &claim, &granted));
+        assert_eq!((hub.token(id()), hub.floor()), (None, 77));
+        told("granted");
+        assert!(hub.hold(&bell, &claim, &granted), "granted since");
+        told("lost");
+        assert!(!hub.hold(&bell, &claim, &granted));
+        hub.asked_by(&bell.rope(), now);
+        assert!(hub.hold(&bell, &claim, &granted), "asked for since");
+        told("lost");
+        let heard = hub.news().now_or_never().unwrap();
+        assert_eq!(heard.len(), 2, "told of those that it knew to be held: {heard:?}");
+        assert!(hub.hold(&hub.bell(id()), &claim, &granted), "by another who asks later");
+    }
+
+    #[test]
+    fn what_has_ended_is_not_held_again_by_a_late_answer() {
+        let (hub, (claim, granted)) = (Arc::<Hub>::default(), granted());
+        let answered = |known| {
+            hub.hold_on(&claim, &granted, known);
+            hub.token(id()).is_some()
+        };
+        assert!(!answered(true));
+        assert!(answered(false), "it is of another process");
+        assert!(answered(true));
+        hub.let_go(id());
+        assert!(!answered(true));
+    }
+
+    #[test]
+    fn who_watches_no_more_is_forgotten() {
+        let hub = Hub::default();
+        let kept = hub.watch("");
+        for _ in 0..3 {
+            drop(hub.watch("a"));
+        }
+        assert_eq!(hub.inner().watchers.len(), 2);
+        hub.changed(|_| false);
+        assert_eq!(hub.inner().watchers.len(), 1);
+        drop(kept);
+        assert!(!hub.is_watched());
     }
 
     #[test]

@@ -38,7 +38,7 @@ use super::{
 use crate::{
     ask::Term,
     background::to_its_end,
-    error::{ErrorKind, Result},
+    error::{Error, ErrorKind, Result},
     lease::has_just_begun,
     name::{ClaimId, Name},
     rt::Runtime,
@@ -65,11 +65,21 @@ pub(super) struct Link {
     pub(super) hub: Arc<Hub>,
     pub(super) inbox: String,
     tls: Option<TlsCertificates>,
-    connection: Mutex<Option<(u64, Connection)>>,
+    connecting: Mutex<Connecting>,
+    /// How many tries of a connection have begun.
+    tries: AtomicU64,
     /// The number of the connection that is not to be used any more, and of all before it.
     left: RwLock<u64>,
     /// How many there were.
     looks: AtomicU64,
+}
+
+#[derive(Default)]
+struct Connecting {
+    /// The last one, and its number.
+    connection: Option<(u64, Connection)>,
+    /// Why there is none, and which try said so.
+    failed: Option<(u64, Error)>,
 }
 
 /// When a claim was asked for, and which time that was.
@@ -107,7 +117,8 @@ impl Link {
             rt,
             hub: Arc::default(),
             tls,
-            connection: Mutex::default(),
+            connecting: Mutex::default(),
+            tries: AtomicU64::new(0),
             left: RwLock::new(0),
             looks: AtomicU64::new(0),
         }))
@@ -314,22 +325,33 @@ impl Link {
 
     /// The connection in use, or a new one, and its number.
     async fn connect(self: &Arc<Self>) -> Result<(u64, Connection)> {
-        let mut current = self.connection.lock().await;
+        let begun = self.tries.load(Ordering::Relaxed);
+        let mut current = self.connecting.lock().await;
         let left = self.left();
-        if let Some((turn, connection)) = current.as_ref()
+        if let Some((turn, connection)) = &current.connection
             && *turn > left
         {
             return Ok((*turn, connection.clone()));
         }
-        *current = None;
-        let turn = left + 1;
+        current.connection = None;
+        // All who wait for a silent Redis share a try that began when they did: each by itself would wait for those of all before it.
+        if let Some((tried, error)) = &current.failed
+            && *tried > begun
+        {
+            return Err(error.clone());
+        }
+        let (turn, tried) = (left + 1, self.tries.fetch_add(1, Ordering::Relaxed) + 1);
         // It is large and rare: no request has room for it.
         let opening = Box::pin(self.open(turn));
-        let connection = match within(&self.rt, Some(ANSWER_WITHIN), opening).await {
-            Some(connection) => connection.map_err(|trouble| trouble.error)?,
-            None => return Err(Trouble::silent().error),
+        let opened = within(&self.rt, Some(ANSWER_WITHIN), opening).await;
+        let connection = match opened.unwrap_or_else(|| Err(Trouble::silent())) {
+            Ok(connection) => connection,
+            Err(Trouble { error, .. }) => {
+                current.failed = Some((tried, error.clone()));
+                return Err(error);
+            }
         };
-        *current = Some((turn, connection.clone()));
+        *current = Connecting { connection: Some((turn, connection.clone())), failed: None };
         // Who waits may have missed its turn meanwhile, and be in a pause.
         self.hub.broken();
         Ok((turn, connection))

@@ -30,7 +30,7 @@ impl Trouble {
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
-        let said = error.detail().unwrap_or_default().to_owned();
+        let said = without_args(error.detail().unwrap_or_default());
         let unavailable = |message: &str| Self::new(ErrorKind::Unavailable, message);
         match (error.kind(), error.code().unwrap_or_default()) {
             (Kind::Server(Server::NoPerm), _) => Self::new(
@@ -88,9 +88,14 @@ impl From<RedisError> for Trouble {
             _ if error.is_connection_refusal() || error.is_io_error() || error.is_unrecoverable_error() => {
                 Self { leave: true, again: true, ..unavailable(&format!("cannot reach Redis: {error}")) }
             }
-            _ => unavailable(&format!("Redis answers: {error}")),
+            _ => unavailable(&format!("Redis answers: {}", without_args(&error.to_string()))),
         }
     }
+}
+
+/// Redis repeats what it does not understand: of a `HELLO` also the password.
+fn without_args(said: &str) -> String {
+    said.split(", with args").next().unwrap_or_default().to_owned()
 }
 
 /// Whether one of the two does not trust the other: that does not mend itself.
@@ -99,4 +104,23 @@ fn is_of_tls(error: &RedisError) -> bool {
     ["peer certificate", "certificate required", "CertificateRequired", "UnknownCA"]
         .iter()
         .any(|words| said.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_repeats_of_a_request_is_not_said() {
+        for said in [
+            "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'app' 'hunter2' ",
+            "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `app`, `hunter2`, ",
+            "ERR of another kind, with args beginning with: 'hunter2'",
+        ] {
+            let answer = redis::parse_redis_value(format!("-{said}\r\n").as_bytes()).unwrap();
+            let message = Trouble::from(answer.extract_error().unwrap_err()).error.to_string();
+            let (kept, _) = said.strip_prefix("ERR ").unwrap().split_once(',').unwrap();
+            assert!(message.contains(kept) && !message.contains("hunter2"), "{message}");
+        }
+    }
 }

@@ -5,7 +5,8 @@
 -- KEYS[2]  the queue: a sorted set of claim ids by the number of their coming
 -- KEYS[3]  the claims in it: a hash from claim id to JSON
 -- KEYS[4]  the last fencing token
--- KEYS[5]  claims that were called off while their request was under way: a sorted set by when that may be forgotten
+-- KEYS[5]  claims that were called off while their request was under way, and releases by force with what they answered: a sorted
+--          set by when that may be forgotten
 -- ARGV[1]  the channel for those who watch locks
 --
 -- Answers and messages are words. What is sent to a claim's inbox is `granted ID`, `contended ID` or `lost ID REASON`. One that is let
