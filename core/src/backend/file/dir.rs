@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     line::Line,
-    lockfile::{Identity, LockFile, identity},
+    lockfile::{Fresh, Identity, LockFile, identity, make_directory},
     trouble::trouble,
     watch::Watch,
     who::Questions,
@@ -33,6 +33,8 @@ pub(super) struct Directory {
     pub(super) rt: Arc<dyn Runtime>,
     /// Asked once: it is a system call, and each acquire writes it down.
     pub(super) pid: u32,
+    /// Tells this process from all others that use the directory: in two containers both may have the same pid.
+    pub(super) mark: u64,
     /// Which life of the machine this is; 0 where the system does not say.
     pub(super) boot: u32,
     /// Many small tables, so that threads with different locks do not wait for each other's system calls.
@@ -58,9 +60,10 @@ impl Directory {
         known.retain(|_, directory| directory.strong_count() > 0);
         let access = Access::of(&path).map_err(|e| trouble("look at", &path, e))?;
         let directory = Arc::new(Self {
-            side: path.join(".windlass"),
+            side: path.join(SIDE),
             path,
             access,
+            mark: rt.random() as u64,
             rt,
             pid: std::process::id(),
             boot: boot(),
@@ -116,7 +119,7 @@ impl Directory {
 
     pub(super) fn make_side(&self) -> Result<()> {
         make(&self.path)?;
-        self.access.make_side(&self.side).map_err(|e| trouble("make", &self.side, e))?;
+        make_directory(&self.side, self.access.side).map_err(|e| trouble("make", &self.side, e))?;
         match fs::symlink_metadata(&self.side) {
             Ok(found) if found.is_dir() => Ok(()),
             Ok(_) => Err(Error::new(
@@ -155,6 +158,8 @@ impl fmt::Debug for Directory {
 }
 
 const SHARDS: usize = 64;
+/// The directory in the directory.
+pub(super) const SIDE: &str = ".windlass";
 
 fn boot() -> u32 {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
@@ -283,55 +288,37 @@ pub(crate) fn default_dir() -> Result<PathBuf> {
 
 /// With which rights files are made. A directory that only its owner can write to has files of mode 0600, as
 /// lockgate's. In one that others can write to, those others can also lock and write the files in it: that is what such
-/// a directory is for.
-#[derive(Clone, Copy, Debug)]
+/// a directory is for. What root makes in another user's directory is that user's, who could never use it else.
+#[derive(Clone, Copy, Debug, Default)]
 struct Access {
-    file: u32,
-    #[cfg_attr(not(unix), allow(dead_code))]
-    side: u32,
+    file: Fresh,
+    side: Fresh,
 }
 
 impl Access {
     #[cfg(unix)]
     fn of(path: &Path) -> std::io::Result<Self> {
         use std::os::unix::fs::MetadataExt;
-        let mode = fs::metadata(path)?.mode();
+        let found = fs::metadata(path)?;
+        let mode = found.mode();
         let shared =
             (if mode & 0o020 != 0 { 0o060 } else { 0 }) | (if mode & 0o002 != 0 { 0o006 } else { 0 });
-        Ok(Self { file: 0o600 | shared, side: mode & 0o7777 })
-    }
-
-    #[cfg(unix)]
-    fn make_side(self, side: &Path) -> std::io::Result<()> {
-        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        match fs::DirBuilder::new().mode(self.side & 0o777).create(side) {
-            Ok(()) if self.side & 0o022 != 0 => {
-                fs::set_permissions(side, fs::Permissions::from_mode(self.side))
-            }
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
-            _ => Ok(()),
-        }
+        let is_anothers = rustix::process::geteuid().is_root() && found.uid() != 0;
+        let owner = is_anothers.then(|| (found.uid(), found.gid()));
+        Ok(Self { file: Fresh { mode: 0o600 | shared, owner }, side: Fresh { mode: mode & 0o7777, owner } })
     }
 
     #[cfg(not(unix))]
     #[allow(clippy::unnecessary_wraps, reason = "as on the other systems")]
     fn of(_path: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: 0, side: 0 })
-    }
-
-    #[cfg(not(unix))]
-    fn make_side(self, side: &Path) -> std::io::Result<()> {
-        match fs::create_dir(side) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
-            _ => Ok(()),
-        }
+        Ok(Self::default())
     }
 }
 
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
 
@@ -404,6 +391,32 @@ mod tests {
             // Only root can give a directory away.
             std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
             refused("belongs to another user");
+        }
+    }
+
+    #[test]
+    fn what_root_makes_in_the_directory_of_another_user_is_that_users() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = scratch("gift");
+        let key = FileKey::sha256("x");
+        for (user, mode, of_files) in [(12_345, 0o755, 0o600), (0, 0o755, 0o600), (12_345, 0o2770, 0o660)] {
+            let path = dir.0.join(format!("{user}-{mode:o}"));
+            fs::create_dir(&path).unwrap();
+            std::os::unix::fs::chown(&path, Some(user), Some(user + 1)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let directory = Directory::open(&path, Arc::new(crate::rt::Native)).unwrap();
+            directory.open_main(&directory.main_path(key)).unwrap();
+            directory.open_side(&directory.side_path(key, "queue")).unwrap();
+            let side = directory.side().to_owned();
+            for made in [directory.main_path(key), directory.side_path(key, "queue"), side] {
+                let found = fs::metadata(&made).unwrap();
+                let owner = if user == 0 { (0, 0) } else { (user, user + 1) };
+                assert_eq!((found.uid(), found.gid()), owner, "{}", made.display());
+                let expected = if found.is_dir() { mode } else { of_files };
+                assert_eq!(found.mode() & 0o7777, expected, "{}", made.display());
+            }
         }
     }
 }

@@ -30,6 +30,15 @@ pub(super) struct Stat {
     pub(super) size: u64,
 }
 
+/// What becomes of a file that is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(not(unix), allow(dead_code))]
+pub(super) struct Fresh {
+    pub(super) mode: u32,
+    /// To whom root gives it: user and group.
+    pub(super) owner: Option<(u32, u32)>,
+}
+
 /// An open file description of our own; closing it gives up the lock on it.
 #[derive(Debug)]
 pub(super) struct LockFile(File);
@@ -37,8 +46,8 @@ pub(super) struct LockFile(File);
 impl LockFile {
     /// Opens the file, and makes it where it is missing. Says nothing yet about whether it is a plain file: that is in
     /// its [`stat`](Self::stat), which everybody looks at anyway.
-    pub(super) fn open(path: &Path, mode: u32) -> Result<Self> {
-        let file = sys::open(path, mode)?;
+    pub(super) fn open(path: &Path, fresh: Fresh) -> Result<Self> {
+        let file = sys::open(path, fresh)?;
         fork::opened(&file);
         Ok(Self(file))
     }
@@ -147,6 +156,16 @@ impl Drop for LockFile {
     }
 }
 
+/// Removes a file.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    sys::remove(path)
+}
+
+/// Makes a directory where there is nothing.
+pub(super) fn make_directory(path: &Path, fresh: Fresh) -> Result<()> {
+    sys::make_directory(path, fresh)
+}
+
 /// The file behind a path, without following a symbolic link; `None` where there is none.
 pub(super) fn identity(path: &Path) -> Result<Option<Identity>> {
     match sys::identity(path) {
@@ -166,6 +185,11 @@ pub(super) fn open_to_read(path: &Path) -> Result<File> {
     sys::open_to_read(path)
 }
 
+/// Opens a file that is there, to write at its end.
+pub(super) fn open_to_append(path: &Path) -> Result<File> {
+    sys::open_to_append(path)
+}
+
 /// Reads a file that may be of any length and content, up to `limit` bytes.
 pub(super) fn read_head(file: &File, limit: usize) -> Result<Vec<u8>> {
     use std::io::Read;
@@ -177,46 +201,88 @@ pub(super) fn read_head(file: &File, limit: usize) -> Result<Vec<u8>> {
 #[cfg(unix)]
 mod sys {
     use std::{
+        ffi::OsStr,
         fs::File,
-        io::{ErrorKind, Result},
-        os::unix::fs::FileExt,
+        io::{Error, ErrorKind, Result},
+        os::{
+            fd::{AsFd, OwnedFd},
+            unix::fs::FileExt,
+        },
         path::Path,
     };
 
     #[cfg(target_os = "linux")]
-    use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
-    use rustix::fs::{FileType, Mode, OFlags, fchmod, open as open_at};
+    use rustix::fs::{CWD, Statx, StatxFlags, statx};
     #[cfg(not(target_os = "linux"))]
     use rustix::fs::{fstat, lstat};
+    use rustix::{
+        fs::{
+            AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, mkdir, open as open_path, openat,
+            unlink, unlinkat,
+        },
+        io::Errno,
+    };
 
-    use super::{Identity, Stat};
+    use super::{super::dir::SIDE, Fresh, Identity, Stat};
 
     /// `O_NONBLOCK`, so that a fifo or a device that somebody put there cannot hang us.
     const SAFE: OFlags =
         OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-    pub(super) fn open_existing(path: &Path) -> Result<File> {
-        Ok(open_at(path, OFlags::RDWR | SAFE, Mode::empty())?.into())
+    /// To open what is in a directory: where the system can, also one that may not be read.
+    #[cfg(target_os = "linux")]
+    const TO_ENTER: OFlags = OFlags::PATH;
+    #[cfg(not(target_os = "linux"))]
+    const TO_ENTER: OFlags = OFlags::RDONLY;
+    const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+    /// `.windlass` and a name, where the path leads there. Whoever may write to a shared directory can put a symbolic
+    /// link in place of `.windlass`, at any moment where that is their own, so it is not followed.
+    fn in_side(path: &Path) -> Result<Option<(OwnedFd, &OsStr)>> {
+        let place = path.parent().zip(path.file_name()).filter(|(side, _)| side.ends_with(SIDE));
+        let Some((side, file)) = place else { return Ok(None) };
+        match open_path(side, TO_ENTER | DIRECTORY, Mode::empty()) {
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::MLINK) => {
+                Err(Error::new(ErrorKind::NotADirectory, "what it is in is a symbolic link, or no directory"))
+            }
+            side => Ok(Some((side?, file))),
+        }
     }
 
-    pub(super) fn open(path: &Path, mode: u32) -> Result<File> {
+    fn open_at(path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+        Ok(match in_side(path)? {
+            Some((side, file)) => openat(side, file, flags | SAFE, mode)?,
+            None => open_path(path, flags | SAFE, mode)?,
+        })
+    }
+
+    pub(super) fn remove(path: &Path) -> Result<()> {
+        let removed = match in_side(path)? {
+            Some((side, file)) => unlinkat(side, file, AtFlags::empty()),
+            None => unlink(path),
+        };
+        Ok(removed?)
+    }
+
+    pub(super) fn open_existing(path: &Path) -> Result<File> {
+        Ok(open_at(path, OFlags::RDWR, Mode::empty())?.into())
+    }
+
+    pub(super) fn open(path: &Path, fresh: Fresh) -> Result<File> {
         // Twice only if somebody makes and removes the file in between, again and again.
         for _ in 0..100 {
             // First without O_CREAT: one call as a rule, and `fs.protected_regular` does not stand in the way of a
             // file that another user made in a shared directory.
-            match open_at(path, OFlags::RDWR | SAFE, Mode::empty()) {
-                Err(rustix::io::Errno::NOENT) => {}
-                opened => return Ok(opened?.into()),
+            match open_existing(path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                opened => return opened,
             }
-            let mode = Mode::from_bits_truncate(mode as _);
-            match open_at(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | SAFE, mode) {
-                Err(rustix::io::Errno::EXIST) => {}
+            let mode = Mode::from_bits_truncate(fresh.mode as _);
+            match open_at(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 opened => {
                     let file: File = opened?.into();
-                    if mode.intersects(Mode::RWXG | Mode::RWXO) {
-                        // Shared with others, whatever the umask says.
-                        fchmod(&file, mode)?;
-                    }
+                    finish(&file, fresh)?;
                     return Ok(file);
                 }
             }
@@ -224,8 +290,38 @@ mod sys {
         Err(ErrorKind::NotFound.into())
     }
 
+    fn finish(file: impl AsFd, fresh: Fresh) -> Result<()> {
+        let mode = Mode::from_bits_truncate(fresh.mode as _);
+        if mode.intersects(Mode::WGRP | Mode::WOTH) {
+            // Shared with others, whatever the umask says.
+            fchmod(&file, mode)?;
+        }
+        if let Some((user, group)) = fresh.owner {
+            // A root that may not do that, as in some containers, can still use what it has made.
+            let _ = fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn make_directory(path: &Path, fresh: Fresh) -> Result<()> {
+        match mkdir(path, Mode::from_bits_truncate(fresh.mode as _) & (Mode::RWXU | Mode::RWXG | Mode::RWXO))
+        {
+            Err(Errno::EXIST) => return Ok(()),
+            made => made?,
+        }
+        let made = open_path(path, OFlags::RDONLY | DIRECTORY, Mode::empty())?;
+        // Whoever owns the directory around it may have put another one there meanwhile, which is not to be given away.
+        let is_empty = Dir::read_from(&made)?
+            .all(|entry| entry.is_ok_and(|entry| [c".", c".."].contains(&entry.file_name())));
+        if is_empty { finish(&made, fresh) } else { Ok(()) }
+    }
+
     pub(super) fn open_to_read(path: &Path) -> Result<File> {
-        Ok(open_at(path, OFlags::RDONLY | SAFE, Mode::empty())?.into())
+        Ok(open_at(path, OFlags::RDONLY, Mode::empty())?.into())
+    }
+
+    pub(super) fn open_to_append(path: &Path) -> Result<File> {
+        Ok(open_at(path, OFlags::WRONLY | OFlags::APPEND, Mode::empty())?.into())
     }
 
     /// As `stat`, but does not ask for times: a file whose times were asked for gets a fresh one with its next write,
@@ -291,12 +387,12 @@ mod sys {
 #[cfg(not(unix))]
 mod sys {
     use std::{
-        fs::{File, OpenOptions, symlink_metadata},
-        io::Result,
+        fs::{File, OpenOptions, create_dir, remove_file, symlink_metadata},
+        io::{ErrorKind, Result},
         path::Path,
     };
 
-    use super::{Identity, Stat};
+    use super::{Fresh, Identity, Stat};
 
     const SAME: Identity = Identity { device: 0, inode: 0 };
 
@@ -304,12 +400,27 @@ mod sys {
         OpenOptions::new().read(true).write(true).open(path)
     }
 
-    pub(super) fn open(path: &Path, _mode: u32) -> Result<File> {
+    pub(super) fn open(path: &Path, _fresh: Fresh) -> Result<File> {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    }
+
+    pub(super) fn remove(path: &Path) -> Result<()> {
+        remove_file(path)
+    }
+
+    pub(super) fn make_directory(path: &Path, _fresh: Fresh) -> Result<()> {
+        match create_dir(path) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn open_to_read(path: &Path) -> Result<File> {
         File::open(path)
+    }
+
+    pub(super) fn open_to_append(path: &Path) -> Result<File> {
+        OpenOptions::new().append(true).open(path)
     }
 
     pub(super) fn stat(file: &File) -> Result<Stat> {

@@ -3,14 +3,13 @@
 //! Nobody can unlock another process's file, and nobody should: a foreign client would never learn of it. So a holder of
 //! ours is told, and its process unlocks at once, whatever the program itself is doing. Whoever takes writes
 //! `.windlass/HASH.revoke` and keeps it locked while that is in force: one that was killed revokes nothing any more. The
-//! holder's process hears of it (watch.rs), unlocks, and adds its pid to the file.
+//! holder's process hears of it (watch.rs), unlocks, and says so in the file.
 //!
 //! A thief also sets the flag `stealing` in the lock file: whoever gets the lock and sees it gives it back as long as
 //! the thief lives. That is how a thief comes ahead of those who wait.
 
 use std::{
     fmt::Write as _,
-    fs,
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,7 +22,7 @@ use super::{
     dir::Directory,
     ears::{Ears, To, wait},
     line::{Held, Job, Line, Standing},
-    lockfile::{LockFile, Side, open_to_read, read_head},
+    lockfile::{LockFile, Side, open_to_append, open_to_read, read_head, remove},
     record::{CLEAR_FLAGS, HEAD, Head, STEALING_AT},
     trouble::trouble,
 };
@@ -39,7 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it waits for the answer of one that has let go already.
 const ANSWER_WITHIN: Duration = Duration::from_millis(200);
 
-/// Which claims, and why. The first line of the file; the pids of those who have obeyed follow.
+/// Which claims, and why. The first line of the file. A line of each process that has obeyed follows: its pid, its mark,
+/// and the fencing tokens that it gave up.
 #[derive(Serialize, Deserialize)]
 struct Order {
     reason: LostReason,
@@ -47,8 +47,11 @@ struct Order {
     fencing_token: Option<u64>,
     /// Those with a smaller one alone: not those that were granted since.
     below: Option<u64>,
-    /// Who gives the order. That process has seen to its own claims.
+    /// Who gives the order, for people.
     pid: u32,
+    /// The same, as we know it ([`Directory::mark`]). That process has seen to its own claims.
+    #[serde(default)]
+    mark: u64,
 }
 
 /// An order in force, once it is written.
@@ -88,7 +91,7 @@ impl Drop for Revocation {
     fn drop(&mut self) {
         // Everybody who opens this file looks again whether it is still there, so it may go. If it cannot be removed,
         // it is an order of nobody as soon as it is unlocked.
-        let _ = fs::remove_file(&self.path);
+        let _ = remove(&self.path);
     }
 }
 
@@ -111,6 +114,7 @@ impl Theft {
             fencing_token: None,
             below: None,
             pid: directory.pid,
+            mark: directory.mark,
         })?;
         Ok(theft)
     }
@@ -176,7 +180,7 @@ impl Directory {
         }
         if self.is_current(&file, &path)? {
             // Left by one that was killed.
-            let _ = fs::remove_file(&path);
+            let _ = remove(&path);
         }
         Ok(false)
     }
@@ -196,11 +200,11 @@ impl Directory {
     /// Does what an order says that has come for a lock of ours.
     pub(super) fn obey(self: &Arc<Self>, key: FileKey) {
         let path = self.side_path(key, "revoke");
-        let Some(order) = read_order(&path).filter(|order| order.pid != self.pid) else { return };
+        let Some(order) = read_order(&path).filter(|order| order.mark != self.mark) else { return };
         if !self.is_in_force(&path) {
             return;
         }
-        if answers(&path).iter().any(|answer| answer.pid == self.pid) {
+        if answers(&path).iter().any(|answer| answer.mark == self.mark) {
             return;
         }
         self.with_line(key, |line| {
@@ -215,13 +219,13 @@ impl Directory {
                         && order.below.is_none_or(|below| token < below)
                 })
                 .collect();
-            let mut answer = self.pid.to_string();
+            let mut answer = format!("{} {}", self.pid, self.mark);
             for held in &lost {
                 let _ = write!(answer, " {}", held.grant.fencing_token);
             }
             answer.push('\n');
             // Before the lock is free: whoever gave the order and finds it free must find the answer, too.
-            if let Ok(mut file) = fs::OpenOptions::new().append(true).open(&path) {
+            if let Ok(mut file) = open_to_append(&path) {
                 let _ = file.write_all(answer.as_bytes());
             }
             for held in lost {
@@ -275,7 +279,13 @@ impl Directory {
             return Ok(taken);
         }
         let below = self.read_record(key).map(|record| record.token + 2);
-        let order = Order { reason: LostReason::ForceReleased, fencing_token: token, below, pid: self.pid };
+        let order = Order {
+            reason: LostReason::ForceReleased,
+            fencing_token: token,
+            below,
+            pid: self.pid,
+            mark: self.mark,
+        };
         let ears = Ears::new().ok();
         let main = self.main_path(key);
         if let Some(ears) = &ears {
@@ -344,6 +354,7 @@ fn read_order(path: &Path) -> Option<Order> {
 /// What a process that holds the lock has done about an order: the fencing tokens of the claims that it gave up.
 struct Answer {
     pid: u32,
+    mark: u64,
     tokens: Vec<u64>,
 }
 
@@ -355,7 +366,110 @@ fn answers(path: &Path) -> Vec<Answer> {
     let answer = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let pid = words.next()?.parse().ok()?;
-        Some(Answer { pid, tokens: words.filter_map(|token| token.parse().ok()).collect() })
+        let mark = words.next()?.parse().ok()?;
+        Some(Answer { pid, mark, tokens: words.filter_map(|token| token.parse().ok()).collect() })
     };
     complete.filter_map(answer).collect()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{fs, num::NonZeroU32};
+
+    use super::{super::slots::Slots, *};
+    use crate::{
+        ask::{Ask, Entry, Owner},
+        backend::file::{gate::Gate, line::Begun, news::Inbox},
+        name::ClaimId,
+        rt::Native,
+    };
+
+    struct Scratch(PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn scratch(name: &str) -> (Scratch, Arc<Directory>, FileKey) {
+        let path = std::env::temp_dir().join(format!("windlass-revoke-{name}-{}", std::process::id()));
+        let directory = Directory::open(&path, Arc::new(Native)).unwrap();
+        (Scratch(path), directory, FileKey::sha256("x"))
+    }
+
+    #[test]
+    fn an_order_of_another_container_is_obeyed_where_both_have_the_same_pid() {
+        let (_scratch, directory, key) = scratch("same-pid");
+        directory.make_side().unwrap();
+        let ask = Ask {
+            name: "x".parse().unwrap(),
+            claim_id: ClaimId::from_u128(1),
+            mode: Mode::Exclusive,
+            entry: Entry::Queue,
+            ttl: Duration::from_secs(10),
+            owner: Arc::new(Owner::default()),
+            keep: Duration::ZERO,
+            only_here: false,
+        };
+        let revocation = Revocation::begin(&directory, key).unwrap();
+        let order = |mark| Order {
+            reason: LostReason::Stolen,
+            fencing_token: None,
+            below: None,
+            pid: directory.pid,
+            mark,
+        };
+        let is_obeyed = |write: &dyn Fn()| {
+            assert!(matches!(directory.begin(key, &ask, &Arc::<Inbox>::default()), Ok(Begun::Granted(_))));
+            write();
+            directory.obey(key);
+            let is_held = directory.is_held_unseen(key).unwrap();
+            directory.end(key, ask.claim_id);
+            !is_held
+        };
+        assert!(!is_obeyed(&|| revocation.order(&order(directory.mark)).unwrap()), "it is our own");
+        assert!(is_obeyed(&|| revocation.order(&order(directory.mark ^ 1)).unwrap()));
+        let answers = answers(&revocation.path);
+        assert_eq!((answers.len(), answers[0].pid, answers[0].mark), (1, directory.pid, directory.mark));
+        assert_eq!(answers[0].tokens.len(), 1);
+        let without =
+            format!(r#"{{"reason":"stolen","fencing_token":null,"below":null,"pid":{}}}"#, directory.pid);
+        assert!(is_obeyed(&|| {
+            revocation.file.truncate(0).unwrap();
+            revocation.file.write_at(without.as_bytes(), 0).unwrap();
+        }));
+    }
+
+    #[test]
+    fn a_symbolic_link_in_place_of_the_side_directory_is_refused_with_advice() {
+        let (scratch, directory, key) = scratch("symlink");
+        let elsewhere = scratch.0.join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, directory.side()).unwrap();
+        let there = elsewhere.join(format!("{key}.revoke"));
+        fs::write(&there, "precious").unwrap();
+        let limit = NonZeroU32::MIN;
+        let refused = [
+            ("queue", Gate::stand(&directory, key).err()),
+            ("permits", Slots::enter(&directory, key).err()),
+            ("revoke", Revocation::begin(&directory, key).err()),
+            ("revoke", directory.is_being_stolen(key).err()),
+            ("queue", directory.somebody_stands(key).err()),
+            (".windlass", directory.make_side().err()),
+        ];
+        for (what, error) in refused {
+            let error = error.expect(what);
+            assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+            for part in [what, scratch.0.to_str().unwrap(), "remove it"] {
+                assert!(error.to_string().contains(part), "{part:?} in {error}");
+            }
+        }
+        assert!(Slots::seem_free(&directory, key, limit), "what is there is not looked at");
+        remove(&directory.side_path(key, "revoke")).unwrap_err();
+        open_to_append(&directory.side_path(key, "revoke")).unwrap_err();
+        assert_eq!(fs::read_to_string(there).unwrap(), "precious");
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1, "nothing was made there");
+    }
 }

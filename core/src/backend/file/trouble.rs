@@ -50,6 +50,11 @@ fn advice(error: &io::Error) -> (ErrorKind, &'static str) {
         Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
             (ErrorKind::Storage, "; this file system has no locks: use a directory on another one")
         }
+        // `.windlass` is not what it should be (lockfile.rs).
+        None if error.kind() == io::ErrorKind::NotADirectory => (
+            ErrorKind::Denied,
+            ": somebody has put it there: look who did, then remove it, or use another directory",
+        ),
         _ => (ErrorKind::Storage, ""),
     }
 }
