@@ -34,9 +34,10 @@ pub(crate) enum Command {
 /// ended. Options and exit status follow flock(1).
 ///
 /// CMD runs in a process group of its own. Signals that are sent to windlass are passed on to that group, and it has
-/// the terminal while windlass is in the foreground. When the lock is lost (freed by an operator, stolen, or out of reach
-/// for longer than its TTL) the group gets SIGTERM, and SIGKILL after --kill-after. On Linux, CMD also gets SIGKILL when
-/// windlass itself is killed; this does not reach the processes that CMD has started, nor set-user-ID programs.
+/// the terminal while windlass is in the foreground, in a pipeline or with another stdin than a terminal once it asks.
+/// When the lock is lost (freed by an operator, stolen, or out of reach for longer than its TTL) the group gets SIGTERM,
+/// and SIGKILL after --kill-after. On Linux, CMD also gets SIGKILL when windlass itself is killed; this does not reach
+/// the processes that CMD has started, nor set-user-ID programs.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "windlass run [OPTIONS] NAME [--] CMD [ARG]...\n       windlass run [OPTIONS] NAME -c TEXT",

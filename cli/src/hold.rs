@@ -172,6 +172,9 @@ impl<'a> Hold<'a> {
     fn stopped(&mut self, signal: Signal) {
         let Some(terminal) = &mut self.terminal else { return };
         let wants_terminal = matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU);
+        if wants_terminal {
+            terminal.is_asked_for();
+        }
         if wants_terminal && terminal.is_ours() {
             return self.go_on();
         }

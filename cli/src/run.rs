@@ -31,7 +31,7 @@ use crate::{
 const PARTING: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: Run) -> Result<Exit, Failure> {
-    let say = Say { json: args.json, quiet: args.quiet, lock: name(&args.name)? };
+    let say = Say::new(&args, name(&args.name)?);
     under_lock(args, &say).await.map_err(|failure| say.failed(failure))
 }
 

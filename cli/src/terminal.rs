@@ -3,11 +3,12 @@
 //! The command has a process group of its own, so it must be told to the terminal as the foreground one, or it could
 //! neither read from it nor be reached by Ctrl-C and Ctrl-Z; and taken back before a shell goes on. In a pipeline the
 //! terminal stays with the job of the shell, to which the other programs of the pipeline belong, until the command asks
-//! for it by being stopped for reading or changing it.
+//! for it by being stopped for reading or changing it. So it does where stdin is no terminal: a script that starts us
+//! with `&` gives us /dev/null there, is in the foreground itself, and goes on.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{stdin, stdout},
+    io::{IsTerminal, stdin, stdout},
     os::{
         fd::{AsFd, AsRawFd, RawFd},
         unix::fs::OpenOptionsExt,
@@ -30,6 +31,8 @@ pub(crate) struct Terminal {
     ours: Pid,
     modes: Option<Termios>,
     given: bool,
+    /// It was given before, or the command has asked for it.
+    wanted: bool,
     ttou_was_blocked: bool,
 }
 
@@ -42,7 +45,7 @@ impl Terminal {
         let modes = tcgetattr(&tty).ok();
         let ttou_was_blocked = SigSet::thread_get_mask().is_ok_and(|mask| mask.contains(Signal::SIGTTOU));
         let _ = SigSet::from(Signal::SIGTTOU).thread_block();
-        Some(Self { tty, ours: getpgrp(), modes, given: false, ttou_was_blocked })
+        Some(Self { tty, ours: getpgrp(), modes, given: false, wanted: false, ttou_was_blocked })
     }
 
     /// Whether windlass is in the foreground.
@@ -50,9 +53,10 @@ impl Terminal {
         self.foreground() == Some(self.ours)
     }
 
-    /// Whether the command should have the terminal from its start: it is not part of a pipeline.
+    /// Whether the command should have the terminal from its start: it is neither part of a pipeline nor in the
+    /// background of a script.
     pub(crate) fn is_ours_alone(&self) -> bool {
-        self.is_ours() && !is_pipe(stdin()) && !is_pipe(stdout())
+        self.is_ours() && stdin().is_terminal() && !is_pipe(stdout())
     }
 
     pub(crate) fn fd(&self) -> RawFd {
@@ -67,12 +71,20 @@ impl Terminal {
     /// The command has taken it as it was told to.
     pub(crate) fn was_taken(&mut self) {
         self.given = true;
+        self.wanted = true;
     }
 
-    /// Gives it to the command, if windlass is in the foreground.
+    /// The command was stopped for doing what only the foreground may do.
+    pub(crate) fn is_asked_for(&mut self) {
+        self.wanted = true;
+    }
+
+    /// Gives it to the command that wants it, if windlass is in the foreground.
     pub(crate) fn give(&mut self, group: Pid) {
         match self.foreground() {
-            Some(foreground) if foreground == self.ours => self.given = tcsetpgrp(&self.tty, group).is_ok(),
+            Some(foreground) if foreground == self.ours => {
+                self.given = self.wanted && tcsetpgrp(&self.tty, group).is_ok();
+            }
             Some(foreground) if foreground == group => {}
             // A shell has it: we were put into the background.
             _ => self.given = false,

@@ -13,7 +13,12 @@ use crate::exit::Failure;
 
 /// Says something on stderr. Where even that fails there is nobody to tell.
 pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr().lock(), "windlass: {}", lines(message));
+    let _ = io::stderr().lock().write_all(complaint(message).as_bytes());
+}
+
+/// How something is said on stderr.
+pub(crate) fn complaint(message: &str) -> String {
+    format!("windlass: {}\n", lines(message))
 }
 
 /// Writes to stdout.
