@@ -129,17 +129,16 @@ fn tells_its_life_as_json() {
 }
 
 #[test]
-fn without_a_place_locks_are_files_of_this_user() {
-    let runtime = tempfile::tempdir().unwrap();
-    let in_runtime = |args: &[&str]| {
-        let mut command = windlass(args);
-        command.env("XDG_RUNTIME_DIR", runtime.path());
-        command
-    };
-    let mut holder = Running::start(in_runtime(&["run", "a", "--", "sh", "-c", "echo ready; cat"]));
+fn without_a_place_locks_are_files_of_this_user_whatever_the_environment() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    // They are those of the tests' own user.
+    let name = format!("tests-{}", elsewhere.path().display());
+    let mut holder = Running::start(windlass(["run", &*name, "--", "sh", "-c", "echo ready; cat"]));
     holder.stdout.until("ready");
-    assert_eq!(status(&mut in_runtime(&["run", "-n", "a", "true"])), 1);
-    assert!(runtime.path().join("windlass").is_dir());
-    let listed = output(&mut in_runtime(&["ls", "--json"]));
-    assert!(String::from_utf8_lossy(&listed.stdout).contains("\"a\""), "{listed:?}");
+    for variable in ["XDG_RUNTIME_DIR", "TMPDIR"] {
+        let mut command = windlass(["run", "-n", &*name, "true"]);
+        assert_eq!(status(command.env(variable, elsewhere.path())), 1, "{variable}");
+    }
+    let listed = output(&mut windlass(["ls", "--json", &*name]));
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(&name), "{listed:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    env, fmt, fs,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -225,28 +225,22 @@ fn make(path: &Path) -> Result<()> {
     builder.create(path).map_err(|e| trouble("make the directory", path, e))
 }
 
-/// The directory of this user on this machine: `$XDG_RUNTIME_DIR/windlass`, or `windlass-UID` in the directory for
-/// temporary files. Made with mode 0700.
+/// The directory of this user on this machine: `/tmp/windlass-UID`, made with mode 0700. Whatever the environment says: a shell,
+/// a cron job and a service of one user have different ones, and `$XDG_RUNTIME_DIR` goes away when the user logs out.
 ///
 /// # Errors
 /// [`ErrorKind::Denied`] when there is something else in its place, or another user could tamper with it.
 #[cfg(unix)]
 pub(crate) fn default_dir() -> Result<PathBuf> {
-    default_dir_in(env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), &env::temp_dir())
+    default_dir_in(Path::new("/tmp"))
 }
 
 #[cfg(unix)]
-fn default_dir_in(runtime: Option<PathBuf>, temporary: &Path) -> Result<PathBuf> {
+fn default_dir_in(temporary: &Path) -> Result<PathBuf> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 
     let user = rustix::process::geteuid().as_raw();
-    let runtime = runtime.filter(|path| {
-        path.is_absolute() && fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == user)
-    });
-    let path = match runtime {
-        Some(runtime) => runtime.join("windlass"),
-        None => temporary.join(format!("windlass-{user}")),
-    };
+    let path = temporary.join(format!("windlass-{user}"));
     match fs::DirBuilder::new().mode(0o700).create(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(trouble("make the directory", &path, e));
@@ -281,7 +275,7 @@ fn default_dir_in(runtime: Option<PathBuf>, temporary: &Path) -> Result<PathBuf>
 /// When it cannot be made.
 #[cfg(not(unix))]
 pub(crate) fn default_dir() -> Result<PathBuf> {
-    let path = env::temp_dir().join("windlass");
+    let path = std::env::temp_dir().join("windlass");
     make(&path)?;
     Ok(path)
 }
@@ -331,7 +325,7 @@ mod tests {
     }
 
     fn scratch(name: &str) -> Scratch {
-        let path = env::temp_dir().join(format!("windlass-default-{name}-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("windlass-default-{name}-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Scratch(path)
     }
@@ -341,24 +335,12 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_in_the_runtime_directory_of_this_user_or_else_in_the_temporary_one() {
+    fn the_default_is_this_users() {
         let dir = scratch("where");
-        let user = rustix::process::geteuid().as_raw();
-        let temporary = dir.0.join(format!("windlass-{user}"));
-        for unusable in [None, Some("relative".into()), Some(dir.0.join("missing")), Some("/proc/sys".into())]
-        {
-            // To root all directories are its own.
-            if user == 0 && unusable.as_ref().is_some_and(|path: &PathBuf| path.starts_with("/proc")) {
-                continue;
-            }
-            assert_eq!(default_dir_in(unusable, &dir.0).unwrap(), temporary);
-        }
-        assert_eq!(mode(&temporary), 0o700);
-        let runtime = dir.0.join("run");
-        fs::create_dir(&runtime).unwrap();
-        assert_eq!(default_dir_in(Some(runtime.clone()), &dir.0).unwrap(), runtime.join("windlass"));
-        assert_eq!(default_dir_in(Some(runtime.clone()), &dir.0).unwrap(), runtime.join("windlass"), "again");
-        assert_eq!(mode(&runtime.join("windlass")), 0o700);
+        let path = dir.0.join(format!("windlass-{}", rustix::process::geteuid().as_raw()));
+        assert_eq!(default_dir_in(&dir.0).unwrap(), path);
+        assert_eq!(default_dir_in(&dir.0).unwrap(), path, "again");
+        assert_eq!(mode(&path), 0o700);
     }
 
     #[test]
@@ -367,7 +349,7 @@ mod tests {
         let user = rustix::process::geteuid().as_raw();
         let path = dir.0.join(format!("windlass-{user}"));
         let refused = |why: &str| {
-            let error = default_dir_in(None, &dir.0).unwrap_err();
+            let error = default_dir_in(&dir.0).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
             for part in [why, path.to_str().unwrap(), "chmod 700"] {
                 assert!(error.to_string().contains(part), "{part:?} in {error}");
@@ -386,7 +368,7 @@ mod tests {
             refused("other users");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(default_dir_in(None, &dir.0).unwrap(), path, "others may look");
+        assert_eq!(default_dir_in(&dir.0).unwrap(), path, "others may look");
         if user == 0 {
             // Only root can give a directory away.
             std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
