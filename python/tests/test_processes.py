@@ -353,6 +353,33 @@ def test_no_more_threads_is_no_end_of_the_care_for_locks(file_url):
         assert ends(process) == "True False\n"
 
 
+def test_a_holder_hears_although_there_was_no_thread_for_it_at_first(file_url):
+    program = """
+        import resource, sys, windlass
+        locker = windlass.connect(sys.argv[1])
+        with locker.lock("before"): pass
+        lock = locker.lock("a", on_contended=lambda _: print("contended", flush=True))
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        # Less than the stack of a thread of ours.
+        resource.setrlimit(resource.RLIMIT_AS, (size + 128 * 1024, resource.RLIM_INFINITY))
+        lock.acquire()
+        print("held", flush=True)
+        sys.stdin.readline()
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        sys.stdin.readline()
+    """
+    with windlass.connect(file_url) as locker:
+        process = python(program, file_url)
+        assert process.stdout.readline() == "held\n"
+        acquired = in_thread(locker.lock("a").acquire)
+        until(lambda: waiters(locker, "a") == 1)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "contended\n"
+        assert ends(process) == ""
+        assert acquired()
+
+
 def test_import_is_lean():
     heavy = "print(sorted({'asyncio', 'typing', 'inspect', 'threading', 'dataclasses'} & set(sys.modules)))"
     ours = python(f"import sys, windlass; {heavy}; windlass.aio, windlass.Status")

@@ -2,6 +2,7 @@
 //! of ours is wanted or taken away, or that anything changes.
 
 use std::{
+    mem,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicI32, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use futures_channel::mpsc;
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 
 use super::{
     dir::Directory,
@@ -38,6 +39,8 @@ pub(super) struct Watch {
 #[derive(Default)]
 struct State {
     running: bool,
+    /// There was no thread, and soon it is tried again.
+    tries_again: bool,
     ears: Option<Arc<Places>>,
     /// Who wants to hear of any change.
     hints: Vec<mpsc::Sender<()>>,
@@ -96,8 +99,12 @@ impl Directory {
         // Who is deaf looks more often.
         state.ears = self.prick_up().map(Arc::new);
         let (directory, ears) = (Arc::downgrade(self), state.ears.clone());
-        // Without a thread nothing is heard; the next one who asks tries again.
         state.running = rt::thread("windlass-watch", move || watch(&directory, ears.as_deref())).is_ok();
+        if !state.running && !mem::replace(&mut state.tries_again, true) {
+            // What is held must not go unheard for as long as nobody takes anything.
+            let (directory, pause) = (Arc::downgrade(self), self.rt.sleep(LOOK_EVERY_IF_DEAF));
+            self.rt.spawn(pause.map(move |()| try_again(&directory)).boxed());
+        }
     }
 
     fn prick_up(&self) -> Option<Places> {
@@ -200,6 +207,15 @@ impl Directory {
             _ => {}
         }
     }
+}
+
+fn try_again(directory: &Weak<Directory>) {
+    let Some(this) = directory.upgrade() else { return };
+    let mut state = this.watch.state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.tries_again = false;
+    this.start_watching(&mut state);
+    drop(state);
+    this.look_at_all();
 }
 
 /// The life of the thread.
