@@ -176,7 +176,11 @@ def test_processes_count_together(tmp_path, method):
 
 def test_what_a_lock_holds_alone_is_released_at_the_end(server):
     url = f"{server}/at-the-end"
-    program = "import sys, windlass; lock = windlass.connect(sys.argv[1], ttl=3600).lock('a', hold_at_least=0.5); lock.acquire()"
+    program = """
+        import sys, windlass
+        lock = windlass.connect(sys.argv[1], ttl=3600).lock("a", hold_at_least=0.5)
+        lock.acquire()
+    """
     ends(python(program, url))
     with windlass.connect(url) as locker:
         assert locker.list() == []
