@@ -1,6 +1,6 @@
 //! What all clients of HTTP have in common, whoever they ask.
 
-use std::time::Duration;
+use std::{error::Error as StdError, io, time::Duration};
 
 use reqwest::{Client, ClientBuilder, redirect::Policy};
 
@@ -21,4 +21,11 @@ pub(crate) fn builder() -> ClientBuilder {
         .http2_keep_alive_interval(SILENT)
         .http2_keep_alive_timeout(SILENT)
         .redirect(Policy::none())
+}
+
+/// What TLS says in an error, if that is what it is. An error of the system may have another one within it, which it does not name
+/// as its source.
+pub(crate) fn of_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let within = || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    error.downcast_ref().or_else(|| of_tls(within()?))
 }

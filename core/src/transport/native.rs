@@ -32,7 +32,8 @@ pub(crate) struct Tls {
     pub(crate) identity: Option<PathBuf>,
 }
 
-/// Two clients with their connections: one of HTTP/2 has room for a number of requests, and those that are held open take it.
+/// With their connections, one or two clients: a connection of HTTP/2 has room for a number of requests, and those that are held
+/// open take it.
 #[derive(Debug)]
 pub(crate) struct Native {
     at_once: Client,
@@ -43,7 +44,10 @@ pub(crate) struct Native {
 impl Native {
     /// For requests to where this URL leads.
     pub(crate) fn new(url: &str, tls: &Tls, rt: Arc<dyn Runtime>) -> Result<Self> {
-        Ok(Self { at_once: new_client(url, tls)?, held_open: new_client(url, tls)?, rt })
+        let at_once = new_client(url, tls)?;
+        // Without TLS it is HTTP/1.1, where each has a connection of its own; to make a client takes milliseconds.
+        let held_open = if url.starts_with("https:") { new_client(url, tls)? } else { at_once.clone() };
+        Ok(Self { at_once, held_open, rt })
     }
 
     fn build(&self, request: Request) -> reqwest::RequestBuilder {
@@ -193,7 +197,7 @@ fn trouble(error: reqwest::Error) -> Error {
     let mut cause: Option<&dyn StdError> = error.source();
     let mut untrusted = false;
     while let Some(error) = cause {
-        untrusted |= is_untrusted(error);
+        untrusted |= client::of_tls(error).is_some_and(is_untrusted);
         if error.source().is_none() {
             message = format!("{message}: {error}");
         }
@@ -207,28 +211,22 @@ fn trouble(error: reqwest::Error) -> Error {
 
 /// Whether a certificate, the server's or ours, is not to be trusted. What else goes wrong in TLS may be over soon: a server that is
 /// full says so before it begins.
-fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
+fn is_untrusted(error: &rustls::Error) -> bool {
     use rustls::{AlertDescription as Alert, Error as Tls};
-    // An error of the system may have another one within it, which it does not name as its source.
-    let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    let of_certificates = |alert: &Alert| {
-        matches!(
-            alert,
-            Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::CertificateRequired
-                | Alert::UnknownCA
-                | Alert::AccessDenied
-        )
-    };
-    match error.downcast_ref() {
-        Some(Tls::InvalidCertificate(_)) => true,
-        Some(Tls::AlertReceived(alert)) => of_certificates(alert),
-        _ => within.is_some_and(|error| is_untrusted(error)),
-    }
+    matches!(
+        error,
+        Tls::InvalidCertificate(_)
+            | Tls::AlertReceived(
+                Alert::BadCertificate
+                    | Alert::UnsupportedCertificate
+                    | Alert::CertificateRevoked
+                    | Alert::CertificateExpired
+                    | Alert::CertificateUnknown
+                    | Alert::CertificateRequired
+                    | Alert::UnknownCA
+                    | Alert::AccessDenied
+            )
+    )
 }
 
 fn silent() -> Error {

@@ -6,7 +6,10 @@ use reqwest::{Response, header::RETRY_AFTER};
 use serde_json::Value;
 
 use super::shelf::Shelf;
-use crate::error::{Error, ErrorKind};
+use crate::{
+    client::of_tls,
+    error::{Error, ErrorKind},
+};
 
 /// An answer.
 pub(super) struct Reply {
@@ -78,7 +81,7 @@ pub(super) fn of_transport(error: reqwest::Error, at: &str) -> Error {
     let (mut cause, mut last) = (error.source(), String::new());
     let mut untrusted = false;
     while let Some(error) = cause {
-        untrusted |= is_of_tls(error);
+        untrusted |= of_tls(error).is_some();
         last = error.to_string();
         cause = error.source();
     }
@@ -89,12 +92,6 @@ pub(super) fn of_transport(error: reqwest::Error, at: &str) -> Error {
         return Error::new(ErrorKind::Denied, message);
     }
     Error::new(ErrorKind::Unavailable, format!("{what}: {last}"))
-}
-
-/// An error of the system may have another one within it, which it does not name as its source.
-fn is_of_tls(error: &(dyn StdError + 'static)) -> bool {
-    let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    error.is::<rustls::Error>() || within.is_some_and(|error| is_of_tls(error))
 }
 
 pub(super) fn silent(at: &str) -> Error {
