@@ -110,12 +110,11 @@ impl Clients {
 
 struct Client {
     view: Arc<dyn Backend>,
-    /// It is that of a claim, which ends with the claim: of those there are no more than the limits allow.
-    is_a_claims: bool,
     seen: Instant,
     /// The number of its last request for several things together, once there was one.
     together: Option<watch::Sender<u64>>,
-    _counted: Option<Counted>,
+    /// `None`: it is that of a claim, which ends with the claim: of those there are no more than the limits allow.
+    counted: Option<Counted>,
 }
 
 /// A client that is counted.
@@ -141,7 +140,7 @@ impl Client {
     }
 
     fn is_idle(&self) -> bool {
-        !self.is_a_claims && !self.asks()
+        self.counted.is_some() && !self.asks()
     }
 }
 
@@ -224,14 +223,8 @@ impl Space {
             Locks::Here(memory) => memory.client(&self.name),
             Locks::There(shared, _) => shared.open(&self.name)?,
         };
-        let client = Client {
-            view: view.clone(),
-            is_a_claims,
-            seen: now,
-            together: None,
-            _counted: (!is_a_claims).then(|| Counted::new(&self.all_clients)),
-        };
-        clients.known.insert(id, client);
+        let counted = (!is_a_claims).then(|| Counted::new(&self.all_clients));
+        clients.known.insert(id, Client { view: view.clone(), seen: now, together: None, counted });
         drop(clients);
         drop(forgotten);
         Ok(view)
@@ -405,10 +398,8 @@ mod tests {
         for n in 0..40 {
             let view = here.client("a");
             asking.push(view.clone());
-            clients.known.insert(
-                ClaimId::from_u128(n),
-                Client { view, is_a_claims: n < 5, seen: now, together: None, _counted: None },
-            );
+            let counted = (n >= 5).then(|| Counted::new(&Arc::default()));
+            clients.known.insert(ClaimId::from_u128(n), Client { view, seen: now, together: None, counted });
         }
         assert!(clients.forget(now, 20).is_empty());
         assert!(clients.look_at > 40, "not before others come");
