@@ -75,6 +75,13 @@ impl Crowd {
         start.elapsed()
     }
 
+    /// Looks whether two believed to hold at once until now.
+    pub fn no_overlap_so_far(&self) {
+        for beliefs in &self.beliefs {
+            no_overlap(beliefs.lock().unwrap().clone(), |_, _| false);
+        }
+    }
+
     /// At how many locks they are.
     pub fn locks(&self) -> usize {
         self.beliefs.len()

@@ -116,6 +116,7 @@ fn harmed(release: Release, after: After, harm: impl FnOnce(&mut Cluster) -> Men
         for (guard, _) in &held {
             guard.check().unwrap();
         }
+        crowd.no_overlap_so_far();
         mend(&mut etcd);
         etcd.until_healthy();
         let healed = crowd.everybody_has_turns();

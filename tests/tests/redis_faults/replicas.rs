@@ -2,7 +2,7 @@
 
 use std::{thread, time::Instant};
 
-use windlass::{ErrorKind, LostReason};
+use windlass::{ErrorKind, Guard, Locker, LostReason};
 use windlass_tests::{
     crowd::Crowd,
     place::PATIENCE,
@@ -154,22 +154,29 @@ fn who_waits_for_replicas_keeps_the_lock() {
     let pair = Pair::new();
     let (ours, other) =
         (locker_with(&format!("{}?min_replicas=1", pair.url()), 5 * TTL), locker(&pair.url()));
-    block_on(acquire(&ours, "before").release()).unwrap();
-    pair.link.hold_up();
-    thread::scope(|scope| {
-        let asks = scope.spawn(|| acquire(&ours, "lock"));
-        until("the grant", || pair.primary.keys(0).iter().any(|key| key == "windlass:lock"));
+    let guard = acquire_where_no_replica_has_it(&pair, &ours, || {
         let start = Instant::now();
         while start.elapsed() < TTL {
             assert!(block_on(other.lock("lock").try_acquire()).unwrap().is_none());
             thread::sleep(TTL / 100);
         }
         pair.link.let_go();
-        let guard = asks.join().unwrap();
-        guard.check().unwrap();
-        block_on(guard.release()).unwrap();
     });
+    guard.check().unwrap();
+    block_on(guard.release()).unwrap();
     nothing_is_left_in(&pair.primary, 0);
+}
+
+/// Cuts the replica off and asks; once the primary has the grant, something happens, by which it counts in the end.
+fn acquire_where_no_replica_has_it(pair: &Pair, ours: &Locker, happens: impl FnOnce()) -> Guard {
+    block_on(acquire(ours, "before").release()).unwrap();
+    pair.link.hold_up();
+    thread::scope(|scope| {
+        let asks = scope.spawn(|| acquire(ours, "lock"));
+        until("the grant", || pair.primary.keys(0).iter().any(|key| key == "windlass:lock"));
+        happens();
+        asks.join().unwrap()
+    })
 }
 
 /// Another is made the primary while one waits for it to have the grant: that it has a replica itself does not count.
@@ -179,18 +186,13 @@ fn a_grant_that_only_the_old_primary_has_is_none() {
     third.follow(pair.replica.address());
     let (ours, other) =
         (locker_with(&format!("{}?min_replicas=1", pair.url()), 5 * TTL), locker(&pair.url()));
-    block_on(acquire(&ours, "before").release()).unwrap();
-    pair.link.hold_up();
-    thread::scope(|scope| {
-        let asks = scope.spawn(|| acquire(&ours, "lock"));
-        until("the grant", || pair.primary.keys(0).iter().any(|key| key == "windlass:lock"));
+    let guard = acquire_where_no_replica_has_it(&pair, &ours, || {
         pair.replica.promote();
         pair.front.lead_to(pair.replica.address());
         pair.front.reset();
-        let guard = asks.join().unwrap();
-        assert!(block_on(other.lock("lock").try_acquire()).unwrap().is_none(), "nobody else has it");
-        block_on(guard.release()).unwrap();
     });
+    assert!(block_on(other.lock("lock").try_acquire()).unwrap().is_none(), "nobody else has it");
+    block_on(guard.release()).unwrap();
     nothing_is_left_in(&pair.replica, 0);
 }
 
