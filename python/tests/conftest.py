@@ -119,6 +119,13 @@ def in_thread(function, *args):
     return result
 
 
+def innermost(error):
+    """Give the first of the exceptions from which this one arose."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
 def python(program, *args, **environment):
     """Start a Python program that is given the file URL of a test."""
     package = str(Path(windlass.__file__).parent.parent)

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from conftest import PATIENCE, in_thread
+from conftest import PATIENCE, in_thread, innermost
 
 import windlass
 from windlass import aio
@@ -193,10 +193,7 @@ async def test_an_exception_of_the_body_goes_on(locker):
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 raise ZeroDivisionError from None
-    innermost = caught.value
-    while innermost.__context__ is not None:
-        innermost = innermost.__context__
-    assert isinstance(innermost, windlass.LockLost)
+    assert isinstance(innermost(caught.value), windlass.LockLost)
     with pytest.raises(LookupError):
         async with locker.lock("a"):
             raise LookupError
@@ -212,10 +209,7 @@ async def test_an_exception_goes_on_out_of_a_lock_that_was_entered_again(locker)
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 raise ZeroDivisionError from None
-    innermost = caught.value
-    while innermost.__context__ is not None:
-        innermost = innermost.__context__
-    assert isinstance(innermost, windlass.LockLost)
+    assert isinstance(innermost(caught.value), windlass.LockLost)
     with pytest.raises(windlass.LockLost):
         async with lock, lock:
             await locker.force_release("a")

@@ -12,7 +12,7 @@ import weakref
 from contextlib import contextmanager
 
 import pytest
-from conftest import PATIENCE, in_thread, until, waiters
+from conftest import PATIENCE, in_thread, innermost, until, waiters
 
 import windlass
 
@@ -151,10 +151,7 @@ def test_a_loss_does_not_mask_the_exception_of_the_body(locker):
         held.wait_lost()
         raise ZeroDivisionError from cause
     assert caught.value.__cause__ is cause
-    innermost = caught.value
-    while innermost.__context__ is not None:
-        innermost = innermost.__context__
-    assert isinstance(innermost, windlass.LockLost)
+    assert isinstance(innermost(caught.value), windlass.LockLost)
     with pytest.raises(windlass.LockLost) as caught, locker.lock("a") as held:
         locker.force_release("a")
         held.wait_lost()

@@ -325,6 +325,15 @@ def test_no_more_descriptors_is_an_error_and_not_the_end(file_url):
     assert ends(python(program, file_url)) == "True\nTrue\nTrue\n"
 
 
+def contend(locker, process):
+    """Wait for what a process holds, and let it go on when it is known to be waited for."""
+    acquired = in_thread(locker.lock("a").acquire)
+    until(lambda: waiters(locker, "a") == 1)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return acquired
+
+
 def test_no_more_threads_is_no_end_of_the_care_for_locks(file_url):
     program = """
         import resource, sys, threading, windlass
@@ -347,10 +356,7 @@ def test_no_more_threads_is_no_end_of_the_care_for_locks(file_url):
         process = python(program, file_url)
         assert process.stdout.readline() == "short of threads\n"
         # Contended while there is no thread to say so.
-        acquired = in_thread(locker.lock("a").acquire)
-        until(lambda: waiters(locker, "a") == 1)
-        process.stdin.write("\n")
-        process.stdin.flush()
+        acquired = contend(locker, process)
         assert sorted(process.stdout.readline() for _ in range(2)) == ["contended\n", "no longer\n"]
         locker.force_release("a")
         assert acquired()
@@ -375,10 +381,7 @@ def test_a_holder_hears_although_there_was_no_thread_for_it_at_first(file_url):
     with windlass.connect(file_url) as locker:
         process = python(program, file_url)
         assert process.stdout.readline() == "held\n"
-        acquired = in_thread(locker.lock("a").acquire)
-        until(lambda: waiters(locker, "a") == 1)
-        process.stdin.write("\n")
-        process.stdin.flush()
+        acquired = contend(locker, process)
         assert process.stdout.readline() == "contended\n"
         assert ends(process) == ""
         assert acquired()

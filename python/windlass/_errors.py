@@ -4,6 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from ._seen import Waiting
 
 
@@ -88,3 +90,15 @@ class Closed(Error):
 
 class InternalError(Error):
     """A fault of this library. Please report it."""
+
+
+def call_all(calls: Iterable[Callable[[], object]]) -> None:
+    """Make all of these calls, also after one that fails; raise the first `Error`."""
+    first: Error | None = None
+    for call in calls:
+        try:
+            call()
+        except Error as error:  # noqa: PERF203 - the others are made all the same.
+            first = first or error
+    if first is not None:
+        raise first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import _windlass
-from ._errors import Error, InvalidInput, NotHeld
+from ._errors import InvalidInput, NotHeld, call_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -191,14 +191,7 @@ class Semaphore(_Runs):
             raise ValueError("n must be one or more")
         if self.times_held() < n:
             raise NotHeld("semaphore released too many times", lock=self.name)
-        first: Error | None = None
-        for _ in range(n):
-            try:
-                super().release()
-            except Error as error:  # noqa: PERF203 - the others are given back all the same.
-                first = first or error
-        if first is not None:
-            raise first
+        call_all([super().release] * n)
 
     if TYPE_CHECKING:
 

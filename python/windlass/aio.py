@@ -21,7 +21,7 @@ from concurrent.futures import wait
 from functools import partial, wraps
 
 from . import _windlass
-from ._errors import Error, InvalidInput, NotHeld, Timeout
+from ._errors import Error, InvalidInput, NotHeld, Timeout, call_all
 from ._locker import _Base
 from ._windlass import AsyncHeld as Held
 
@@ -183,14 +183,7 @@ class _Runs:
             claim.check()
             return
         claim.unwatch()
-        first: Error | None = None
-        for held in claim.helds:
-            try:
-                held.release().begin()
-            except Error as error:  # noqa: PERF203 - the others are given back all the same.
-                first = first or error
-        if first is not None:
-            raise first
+        call_all([held.release().begin for held in claim.helds])
 
     def locked(self) -> bool:
         """Return whether the lock is held through this object; `Locker.list` tells who else holds it."""
