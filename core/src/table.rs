@@ -136,6 +136,7 @@ pub enum What {
 ///     mode: Mode::Exclusive,
 ///     entry: Entry::Queue,
 ///     ttl: Duration::from_secs(10),
+///     only_here: false,
 ///     owner: Arc::default(),
 ///     keep: Duration::ZERO,
 /// };
