@@ -143,6 +143,21 @@ pub struct News {
     pub what: Happening,
 }
 
+impl News {
+    /// A claim is gone.
+    pub(crate) fn lost(claim: &Claim, reason: LostReason) -> Self {
+        Self { claim: claim.clone(), what: Happening::Lost(reason) }
+    }
+
+    /// Why this claim is gone, if that is what it tells.
+    pub(crate) fn loss_of(&self, claim: &Claim) -> Option<LostReason> {
+        match self.what {
+            Happening::Lost(reason) if self.claim == *claim => Some(reason),
+            _ => None,
+        }
+    }
+}
+
 /// What can happen to a claim that is held.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

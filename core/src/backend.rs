@@ -88,7 +88,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// After this the claims neither hold their locks nor stand in line for them, nor will they by a request that is
     /// still under way. Idempotent; a claim that nobody knows is no error.
-    async fn release(&self, claims: &[Claim]) -> Result<()>;
+    ///
+    /// Returns news of those that had been lost before. For a store that keeps only what is held that is each claim that is not
+    /// there: it counts for whoever held the claim and had not released it. What the call may have ended itself, by a request
+    /// that was sent twice, is not told.
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>>;
 
     /// Changes the mode of a held claim in place: to [`Mode::Shared`] (never waits), from [`Mode::Upgradable`] to
     /// [`Mode::Exclusive`] (waits until the other shared claims are gone), or to [`Mode::Upgradable`] again, which is

@@ -71,6 +71,17 @@ impl Guard {
         self.session.rt.now().since(self.held.since)
     }
 
+    /// For how long the lock stays held if no renewal comes through any more; `None`: for as long as this process lives.
+    ///
+    /// As long as renewals come through it is never much less than two thirds of the TTL. So what falls below a third tells early of a
+    /// loss that may come, to whoever needs time to end its work.
+    pub fn remaining(&self) -> Option<Duration> {
+        if self.end().is_some() {
+            return Some(Duration::ZERO);
+        }
+        self.held.remaining(self.session.rt.now())
+    }
+
     /// Whether the lock is certainly held: answered from the clock at every call, nobody is asked. It is `false` no later
     /// than the claim can have run out and another be granted the lock, whatever became of network, timers and runtime. Of
     /// a lock that is stolen, or freed by an operator, the holder hears a moment later; until then only its fencing token

@@ -139,6 +139,11 @@ impl Held {
         Ok(())
     }
 
+    /// The release found that it had been lost before.
+    pub(crate) fn was_lost(&self, reason: LostReason) {
+        self.state().end = Some(End::Lost(reason));
+    }
+
     /// Whether the release is to be tried once more; if so, it is under way from now on.
     pub(crate) fn begin_release_again(&self) -> Again {
         let outcome = &mut self.state().release_outcome;

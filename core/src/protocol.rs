@@ -308,6 +308,27 @@ pub struct Release {
     pub claims: Vec<ClaimRef>,
 }
 
+/// The answer to it.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Released {
+    /// Those that had been lost before. A server whose store keeps only what is held names each claim that was not there: it counts
+    /// for whoever held the claim and had not released it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Loss>,
+}
+
+/// A claim that is gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Loss {
+    /// Which one.
+    #[serde(flatten)]
+    pub claim: ClaimRef,
+    /// Why.
+    pub reason: LostReason,
+}
+
 /// `POST change`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

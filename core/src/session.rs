@@ -17,13 +17,13 @@ use std::{
 
 use event_listener::Event;
 use futures_util::{
-    FutureExt,
+    FutureExt, TryFutureExt,
     future::{self, BoxFuture, Either},
 };
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
-    ask::{Claim, Owner},
+    ask::{Claim, News, Owner},
     backend::Backend,
     error::{Error, ErrorKind, LostReason, Result},
     held::{Again, End, Held},
@@ -166,12 +166,16 @@ impl Session {
             return false;
         }
         self.forget(held, self.rt.now());
+        self.tell_lost(held, reason);
+        true
+    }
+
+    fn tell_lost(&self, held: &Held, reason: LostReason) {
         self.counters.lost(reason);
         tracing::warn!(lock = %held.claim.name, fencing_token = held.fencing_token(), %reason, "lock lost");
         if let Some(on_lost) = &held.hold.on_lost {
             self.rt.call_at_once(self.call_of(on_lost, held));
         }
-        true
     }
 
     /// Runs a callback about a claim, apart from the program's tasks and ours.
@@ -202,6 +206,9 @@ impl Session {
     /// waiting for it.
     ///
     /// Asked again while it is under way, it waits for the outcome; asked again after an error, it tries anew.
+    ///
+    /// # Errors
+    /// What the backend says; [`ErrorKind::Lost`], also where only the release finds out.
     pub(crate) fn release(self: &Arc<Self>, held: Arc<Held>) -> Insist {
         let session = self.clone();
         self.insist(async move {
@@ -214,7 +221,8 @@ impl Session {
             if let Some(reason) = held.overdue(now) {
                 session.lose(&held, reason);
             }
-            match held.finish(End::Released) {
+            let first = held.finish(End::Released);
+            match first {
                 Ok(()) => session.forget(&held, now),
                 Err(End::Lost(reason)) => return Err(lost(reason, &held.claim.name)),
                 Err(End::Detached) => return Ok(()),
@@ -225,7 +233,18 @@ impl Session {
                 },
             }
             let patience = held.remaining(now).unwrap_or(RELEASE_PATIENCE);
-            let outcome = session.give_back(smallvec![held.claim.clone()], patience).await;
+            let claims = smallvec![held.claim.clone()];
+            let outcome = session.end_claims(claims, patience).await.and_then(|news| {
+                match news.iter().find_map(|news| news.loss_of(&held.claim)) {
+                    // Once its own time is over, it may have run out on the way.
+                    Some(reason) if first.is_ok() && held.overdue(session.rt.now()).is_none() => {
+                        held.was_lost(reason);
+                        session.tell_lost(&held, reason);
+                        Err(lost(reason, &held.claim.name))
+                    }
+                    _ => Ok(()),
+                }
+            });
             held.set_release_outcome(outcome.clone());
             outcome
         })
@@ -273,11 +292,20 @@ impl Session {
         claims: Few<Claim>,
         patience: Duration,
     ) -> impl Future<Output = Result<()>> + Send + 'static {
+        self.end_claims(claims, patience).map_ok(drop)
+    }
+
+    /// The same, and what the backend has to tell of them.
+    fn end_claims(
+        &self,
+        claims: Few<Claim>,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Vec<News>>> + Send + 'static {
         let (rt, backend) = (self.rt.clone(), self.backend.clone());
         let giving_back = self.giving_back.clone();
         async move {
             if claims.is_empty() {
-                return Ok(());
+                return Ok(Vec::new());
             }
             // Nobody waits for more than one try of what was given up: a backend that is away frees it by its TTL.
             let mut under_way = Some(giving_back.begin());
@@ -293,6 +321,8 @@ impl Session {
                         drop(under_way.take());
                         rt.sleep(back_off.pause(rt.jitter(), error.retry_after())).await;
                     }
+                    // A try that failed may have done it: what the next one does not find was not lost.
+                    Ok(_) if start.is_some() => return Ok(Vec::new()),
                     outcome => return outcome,
                 }
             }

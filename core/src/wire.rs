@@ -11,7 +11,8 @@ use crate::{
     name::{ClaimId, Name},
     protocol::{
         Acquire, AcquireAll, Acquired, Change, ClaimRef, Entry, ForceRelease, ForceReleased, Grant,
-        Happening, Locks, News, Problem, Proven, Release, Renew, Renewal, Renewed, Terms, parse_id,
+        Happening, Locks, Loss, News, Problem, Proven, Release, Released, Renew, Renewal, Renewed, Terms,
+        parse_id,
     },
 };
 
@@ -225,12 +226,28 @@ impl Answer for Renewal {
     }
 }
 
+impl Answer for ClaimRef {
+    fn read(json: &Json) -> Option<Self> {
+        Some(Self { name: Answer::read(json.get("name"))?, claim: parse_id(json.get("claim").text()?).ok()? })
+    }
+}
+
+impl Answer for Released {
+    fn read(json: &Json) -> Option<Self> {
+        let lost = json.get("lost");
+        Some(Self { lost: if *lost == Json::Null { Vec::new() } else { Answer::read(lost)? } })
+    }
+}
+
+impl Answer for Loss {
+    fn read(json: &Json) -> Option<Self> {
+        Some(Self { claim: Answer::read(json)?, reason: Answer::read(json.get("reason"))? })
+    }
+}
+
 impl Answer for News {
     fn read(json: &Json) -> Option<Self> {
-        let claim = ClaimRef {
-            name: Answer::read(json.get("name"))?,
-            claim: parse_id(json.get("claim").text()?).ok()?,
-        };
+        let claim = Answer::read(json)?;
         let what = match json.get("happened").text()? {
             "lost" => Happening::Lost { reason: Answer::read(json.get("reason"))? },
             "contended" => Happening::Contended,

@@ -322,7 +322,7 @@ impl Parked {
         let Some(running) = &self.running else { return Waited::Refused(too_many) };
         match running.view.release(&running.claims).await {
             // Now that they are released, no grant of theirs is under way.
-            Ok(()) => {
+            Ok(_) => {
                 self.is_over();
                 Waited::Refused(too_many)
             }

@@ -20,8 +20,8 @@ use windlass::{
     ClaimId, Mode, Owner, Result, Waiting,
     ask::{Ask, Claim, Term},
     protocol::{
-        Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Happening, Locks, MISSING,
-        News, Problem, Release, Renew, Renewal, Renewed, millis,
+        Acquire, AcquireAll, Acquired, Change, ForceRelease, ForceReleased, Grant, Happening, Locks, Loss,
+        MISSING, News, Problem, Release, Released, Renew, Renewal, Renewed, millis,
     },
     table::Kept,
     time::Moment,
@@ -328,11 +328,15 @@ async fn release(State(spaces): Here, Namespace(namespace): Namespace, who: Who,
     who.releases(&namespace)?;
     let claims: Vec<Claim> = claims.into_iter().map(Claim::from).collect();
     let space = spaces.get(&namespace)?;
-    space.release(space.client(client)?, &claims).await?;
+    let news = space.release(space.client(client)?, &claims).await?;
     space.waiters.stay(&claims);
     who.has_released(&namespace, &claims);
     spaces.not_sealed()?;
-    answer(&serde_json::json!({}))
+    let lost = news.iter().filter_map(|news| match news.what {
+        windlass::ask::Happening::Lost(reason) => Some(Loss { claim: (&news.claim).into(), reason }),
+        _ => None,
+    });
+    answer(&Released { lost: lost.collect() })
 }
 
 async fn force_release(

@@ -26,7 +26,12 @@ use std::{
 };
 
 use tokio::sync::watch;
-use windlass::{Backend, ClaimId, Error, ErrorKind, Result, ask::Claim, backend::MemoryStore, table::Tally};
+use windlass::{
+    Backend, ClaimId, Error, ErrorKind, Result,
+    ask::{Claim, News},
+    backend::MemoryStore,
+    table::Tally,
+};
 
 use crate::{
     parked::{self, Waiters},
@@ -250,8 +255,10 @@ impl Space {
             over = asked.called_off() => Err(over),
             taken = acquire => taken,
         };
+        // Before it is no longer asked for: so a release knows of whatever is given back here.
+        let released = released.none_of(claims);
         drop(asked);
-        if let Err(over) = released.none_of(claims) {
+        if let Err(over) = released {
             // The release may have come to another view.
             parked::give_back(view, claims).await;
             return Err(over);
@@ -259,13 +266,15 @@ impl Space {
         taken
     }
 
-    /// Ends claims, whatever is still asked for them; also when nobody waits for it.
-    pub(crate) async fn release(&self, view: Arc<dyn Backend>, claims: &[Claim]) -> Result<()> {
+    /// Ends claims, whatever is still asked for them; also when nobody waits for it. News of those that had been lost before.
+    pub(crate) async fn release(&self, view: Arc<dyn Backend>, claims: &[Claim]) -> Result<Vec<News>> {
         let Locks::There(_, released) = &self.locks else { return view.release(claims).await };
         let (called_off, claims) = (released.add(claims), claims.to_vec());
         let release = tokio::spawn(async move {
-            called_off.await;
-            view.release(&claims).await
+            let called_off = called_off.await;
+            let mut lost = view.release(&claims).await?;
+            lost.retain(|news| !called_off.contains(&news.claim.id));
+            Ok(lost)
         });
         release.await.unwrap_or_else(|error| {
             Err(Error::new(ErrorKind::Unavailable, format!("the release came to no end: {error}")))

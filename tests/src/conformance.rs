@@ -52,7 +52,7 @@ macro_rules! conformance {
                 what_is_not_held_cannot_change, what_does_not_fit_is_refused;
             taking: steal_takes_it, steal_goes_before_the_queue, steal_takes_it_from_all, steal_of_a_free_lock,
                 force_release_takes_it_from_all, force_release_by_token, force_release_lets_the_next_in,
-                force_release_of_nothing, the_robbed_cannot_release;
+                force_release_of_nothing, release_tells_of_a_loss, the_robbed_cannot_release;
             seeing: contended_is_heard_once_by_the_holder, lost_is_heard_by_its_own_client_only,
                 news_wait_for_the_ear, holders_and_waiters_are_seen, a_prefix_is_a_prefix_of_the_text,
                 a_watch_before_a_look_misses_nothing, url_has_no_secret;

@@ -61,6 +61,8 @@ pub struct Faults {
     pub patience: Option<Duration>,
     /// A loss is seen at once, as a connection that is reset; else nobody hears anything.
     pub resets: bool,
+    /// That a claim was released is not remembered, as by a store: whatever is not there says that it was lost.
+    pub keeps_only_what_is_held: bool,
     /// The client's own code panics over a renewal.
     pub renewal_panics: bool,
 }
@@ -281,8 +283,12 @@ impl Backend for SimBackend {
         }
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
-        self.0.call(Request::Release(claims.to_vec()), PATIENCE, None).await.map(drop)
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
+        match self.0.call(Request::Release(claims.to_vec()), PATIENCE, None).await? {
+            Reply::Released { missing, .. } if self.0.faults().keeps_only_what_is_held => Ok(missing),
+            Reply::Released { lost, .. } => Ok(lost),
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {

@@ -17,7 +17,7 @@ use futures_util::{
 };
 use windlass::{
     ClaimId, Holder, LostReason, Mode, Name, Status, Waiting,
-    ask::{Ask, Claim},
+    ask::{Ask, Claim, Happening, News},
     rt::Runtime,
     table::{Changed, Effect, Granted, Origin, Outcome, Rules, Table, What},
     time::Millis,
@@ -87,7 +87,7 @@ pub enum Reply {
     Busy,
     Over,
     Renewed(Vec<Result<Granted, Option<LostReason>>>),
-    Released,
+    Released { lost: Vec<News>, missing: Vec<News> },
     Refused(Mode),
     News(Vec<(Claim, What)>),
     Statuses(Vec<Status>),
@@ -244,14 +244,18 @@ impl Server {
                 reply
             }
             Request::Release(claims) => {
+                let (mut lost, mut missing) = (Vec::new(), Vec::new());
                 for claim in &claims {
                     let mut state = self.state();
-                    state.table.release(now, claim, &mut effects);
+                    let told = |why| News { claim: claim.clone(), what: Happening::Lost(why) };
+                    lost.extend(state.why_lost.get(&claim.id).copied().map(told));
+                    let held = state.table.release(now, claim, &mut effects);
+                    missing.extend((!held).then(|| told(LostReason::ForceReleased)));
                     state.parked.remove(&claim.id);
                 }
                 self.follow_up(effects);
                 self.changed();
-                Reply::Released
+                Reply::Released { lost, missing }
             }
             Request::Change(claim, to) => {
                 let changed = self.state().table.change(now, &claim, to, &mut effects);

@@ -152,9 +152,8 @@ fn random_faults(world: &World) -> Faults {
         repeat_within: 30 * SECOND,
         cut_there: world.chance(0.15),
         cut_back: world.chance(0.15),
-        patience: None,
         resets: world.chance(0.5),
-        renewal_panics: false,
+        ..Faults::default()
     }
 }
 

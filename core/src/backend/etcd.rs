@@ -168,17 +168,21 @@ impl Space {
         Err(Trouble::Refused(came_between()))
     }
 
-    async fn release(self: &Arc<Self>, claims: &[Claim]) -> Result<(), Trouble> {
+    async fn release(self: &Arc<Self>, claims: &[Claim]) -> Result<Vec<News>, Trouble> {
         let released: Vec<_> = claims.iter().map(|claim| self.delete(claim)).collect();
-        join_all(released).await.into_iter().collect()
+        let lost: Vec<Option<LostReason>> =
+            join_all(released).await.into_iter().collect::<Result<_, Trouble>>()?;
+        let lost = claims.iter().zip(lost).filter_map(|(claim, lost)| Some(News::lost(claim, lost?)));
+        Ok(lost.collect())
     }
 
-    /// Deletes a claim's key. What follows from the answer is seen to also for one who does not wait for it.
+    /// Deletes a claim's key; why it was not there, if it was not. What follows from the answer is seen to also for one who does not
+    /// wait for it.
     ///
     /// A key that others have before and after it is deleted only as this claim's. Where that is not known, for its put is still
     /// under way, it is looked for when that has its answer: what is named after the claim is deleted first, behind the put in
     /// the line.
-    fn delete(self: &Arc<Self>, claim: &Claim) -> BoxFuture<'static, Result<(), Trouble>> {
+    fn delete(self: &Arc<Self>, claim: &Claim) -> BoxFuture<'static, Result<Option<LostReason>, Trouble>> {
         let known = self.session.known(claim).and_then(|_| self.session.claims().remove(&claim.id));
         let named = self.keys.of(claim);
         let used_again = known.as_ref().filter(|known| known.key != named && known.is_put());
@@ -191,29 +195,30 @@ impl Space {
         to_its_end(&*self.rt, async move {
             let nothing =
                 |answer: &TxnOpResponse| matches!(answer, TxnOpResponse::Delete(it) if it.deleted() == 0);
-            let deleted = match answer.await.unwrap_or_else(|_| Err(no_thread())) {
+            let was_there = match answer.await.unwrap_or_else(|_| Err(no_thread())) {
                 Ok(done) if to_look && done.answers.iter().any(nothing) => space.erase(&claim).await,
-                answer => answer.map(drop),
+                answer => answer.map(|done| done.so && !done.answers.iter().any(nothing)),
             };
+            let over = known.as_ref().and_then(|known| known.lease.over());
             if let Some(mut known) = known {
-                if deleted.is_err() {
+                if was_there.is_err() {
                     space.taint(&known.lease);
                 }
                 // Of a put that may come late nobody knows.
                 known.seat.take_if(|_| to_look);
-                space.end(&claim, known, deleted.is_ok());
+                space.end(&claim, known, was_there.is_ok());
             }
-            deleted
+            was_there.map(|was_there| (!was_there).then(|| over.unwrap_or(LostReason::ForceReleased)))
         })
     }
 
-    /// Deletes a claim that is known by its id alone, and whose key is not named after it.
-    async fn erase(self: &Arc<Self>, claim: &Claim) -> Result<(), Trouble> {
+    /// Deletes a claim that is known by its id alone, and whose key is not named after it. Whether it was there.
+    async fn erase(self: &Arc<Self>, claim: &Claim) -> Result<bool, Trouble> {
         for _ in 0..TRIES {
-            let Some(member) = self.look_for(claim).await? else { return Ok(()) };
+            let Some(member) = self.look_for(claim).await? else { return Ok(false) };
             let unchanged = member.unchanged();
             if self.post.send(self.deletion(&claim.name, member.key, Some(unchanged))).await?.so {
-                return Ok(());
+                return Ok(true);
             }
         }
         Err(Trouble::Refused(came_between()))
@@ -336,7 +341,7 @@ impl Backend for EtcdBackend {
         self.space.renew(claims).await.map_err(|trouble| self.trouble(trouble))
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         self.space.release(claims).await.map_err(|trouble| self.trouble(trouble))
     }
 

@@ -259,12 +259,14 @@ impl Backend for FileBackend {
         Ok(claims.iter().map(renew).collect())
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         let directory = self.directory()?;
+        let mut lost = Vec::new();
         for claim in claims {
             directory.end(self.key(&claim.name), claim.id);
+            lost.extend(self.inbox.lost(claim));
         }
-        Ok(())
+        Ok(lost)
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {

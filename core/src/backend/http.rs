@@ -379,19 +379,21 @@ impl Backend for HttpBackend {
         self.renew_all(claims).await
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         for claim in claims {
             self.forget(claim.id);
         }
-        let mut rest = claims;
+        let (mut rest, mut lost) = (claims, Vec::new());
         while !rest.is_empty() {
             let (some, others) = rest.split_at(how_many_fit(MOST_LAST_BYTES, rest.iter().map(named)));
             let claims = some.iter().map(ClaimRef::from).collect();
             let question = protocol::Release { client: Some(self.server.client), claims };
-            self.server.post(RELEASE, &question.json(), None).await?;
+            let answer = self.server.post(RELEASE, &question.json(), None).await?;
+            let released: protocol::Released = self.server.read(&answer)?;
+            lost.extend(released.lost.into_iter().map(|lost| News::lost(&lost.claim.into(), lost.reason)));
             rest = others;
         }
-        Ok(())
+        Ok(lost)
     }
 
     fn detached(&self, claim: &Claim) {

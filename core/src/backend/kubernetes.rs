@@ -39,7 +39,7 @@ use std::{
 use async_trait::async_trait;
 use event_listener::Event;
 use futures_util::{
-    StreamExt,
+    StreamExt, TryFutureExt,
     future::{BoxFuture, join_all},
     stream::{self, BoxStream},
 };
@@ -192,14 +192,20 @@ impl Space {
         }
     }
 
-    async fn release(self: &Arc<Self>, claims: &[Claim]) -> Result<()> {
+    async fn release(self: &Arc<Self>, claims: &[Claim]) -> Result<Vec<News>> {
         let now = self.link.rt.now();
-        for claim in claims {
+        let each = claims.iter().map(|claim| {
             self.over().remember(now, sealed(claim));
             self.held().remove(claim);
-        }
-        let each = claims.iter().map(|claim| self.order(&claim.name, Order::Release(seal(claim.id))));
-        join_all(each).await.into_iter().try_for_each(|done| done.map(drop))
+            let order = self.order(&claim.name, Order::Release(seal(claim.id)));
+            order.map_ok(move |done| match done.answer {
+                Answer::Gone(why) => Some(News::lost(claim, why.unwrap_or(LostReason::ForceReleased))),
+                _ => None,
+            })
+        });
+        let each: Vec<_> = each.collect();
+        let lost: Vec<Option<News>> = join_all(each).await.into_iter().collect::<Result<_>>()?;
+        Ok(lost.into_iter().flatten().collect())
     }
 }
 
@@ -275,7 +281,7 @@ impl Backend for KubernetesBackend {
         Ok(renewals.into_iter().map(here).collect())
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         self.space.release(claims).await.map_err(|error| self.here(error))
     }
 

@@ -116,13 +116,16 @@ impl LockgateBackend {
         }
     }
 
-    async fn end(&self, claim: &Claim) -> Result<()> {
+    async fn end(&self, claim: &Claim) -> Result<Option<News>> {
         loop {
             let end = self.space.book().end(claim, self.rt.now());
             match end {
-                End::Done => return Ok(()),
+                End::Done => return Ok(None),
                 End::UnderWay(bell) => bell.await,
-                End::Release(uuid, mode) => return self.space.release(claim, uuid, mode).await,
+                End::Release(uuid, mode) => {
+                    let lost = self.space.release(claim, uuid, mode).await?;
+                    return Ok(lost.map(|reason| News::lost(claim, reason)));
+                }
                 End::InDoubt => return Err(space::in_doubt()),
             }
         }
@@ -250,10 +253,11 @@ impl Backend for LockgateBackend {
         Ok(claims.iter().zip(&leases).map(outcome).collect())
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         let ends: Vec<BoxFuture<'_, _>> = claims.iter().map(|claim| self.end(claim).boxed()).collect();
-        let ended: Vec<Result<()>> = stream::iter(ends).buffer_unordered(AT_ONCE).collect().await;
-        ended.into_iter().collect::<Result<()>>().map_err(|error| self.here(error))
+        let ended: Vec<Result<Option<News>>> = stream::iter(ends).buffer_unordered(AT_ONCE).collect().await;
+        let ended = ended.into_iter().collect::<Result<Vec<_>>>().map_err(|error| self.here(error))?;
+        Ok(ended.into_iter().flatten().collect())
     }
 
     async fn change(&self, _: &Claim, to: Mode) -> Result<Grant> {

@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 use crate::{
     ask::{Ask, Claim, Grant, Happening, Holder, Mode, News, Renewal, Status, Term, Waiting},
     backend::{Backend, Capabilities, OnWaiting, in_turn},
-    error::{Error, ErrorKind, Result},
+    error::{Error, ErrorKind, LostReason, Result},
     name::Name,
     per_process::PerProcess,
     rt::Runtime,
@@ -316,14 +316,17 @@ impl Backend for Memory {
         Ok(renewed.collect())
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
+        let mut lost = Vec::new();
         for claim in claims {
             self.step(&claim.name, |state, now, effects| {
+                let reason = state.table.why_lost(claim);
                 state.table.release(now, claim, effects);
-                state.forget(claim, self.origin);
+                let unheard = state.forget(claim, self.origin);
+                lost.extend(unheard.or(reason).map(|reason| News::lost(claim, reason)));
             })?;
         }
-        Ok(())
+        Ok(lost)
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {
@@ -471,14 +474,13 @@ impl State {
         }
     }
 
-    /// The claim was released: nobody waits for it any more, and nobody wants news of it.
-    fn forget(&mut self, claim: &Claim, origin: Origin) {
+    /// The claim was released: nobody waits for it any more, and nobody wants news of it but that it was lost.
+    fn forget(&mut self, claim: &Claim, origin: Origin) -> Option<LostReason> {
         self.dismiss(claim);
-        if let Some(ear) = self.ears.get_mut(&origin)
-            && !ear.news.is_empty()
-        {
-            ear.news.retain(|news| news.claim != *claim);
-        }
+        let ear = self.ears.get_mut(&origin).filter(|ear| !ear.news.is_empty())?;
+        ear.news
+            .extract_if(.., |news| news.claim == *claim)
+            .fold(None, |lost, news| lost.or(news.loss_of(claim)))
     }
 
     fn follow_up(&mut self, effects: &mut Vec<Effect>) {

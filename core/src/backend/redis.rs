@@ -156,10 +156,12 @@ impl RedisBackend {
         names
     }
 
-    async fn end(&self, claims: &[Claim]) -> Result<()> {
+    async fn end(&self, claims: &[Claim]) -> Result<Vec<News>> {
         let names = Self::by_name(claims).into_iter();
         let ends: Vec<_> = names.map(|(name, ids)| end(&self.link, name, ids, self.floor())).collect();
-        join_all(ends).await.into_iter().collect()
+        let gone: Vec<Vec<ClaimId>> = join_all(ends).await.into_iter().collect::<Result<_>>()?;
+        let lost = claims.iter().filter(|claim| gone.iter().flatten().any(|id| *id == claim.id));
+        Ok(lost.map(|claim| News::lost(claim, LostReason::ForceReleased)).collect())
     }
 
     async fn renewed(&self, claims: &[Claim]) -> Result<Vec<Renewal>> {
@@ -299,7 +301,7 @@ impl Backend for RedisBackend {
         self.renewed(claims).await.map_err(|error| self.here(error))
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         self.end(claims).await.map_err(|error| self.here(error))
     }
 
@@ -414,8 +416,14 @@ async fn sleep(link: &Link, rings: EventListener, pause: Duration) -> bool {
     matches!(future::select(rings, link.rt.sleep(pause)).await, Either::Left(_))
 }
 
-/// Ends claims of one lock. What asked for them and is under way is waited for, or kept out.
-fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: u64) -> BoxFuture<'static, Result<()>> {
+/// Ends claims of one lock. What asked for them and is under way is waited for, or kept out. Those that did not hold when the request
+/// came, if it came once only.
+fn end(
+    link: &Arc<Link>,
+    name: &Name,
+    ids: Vec<ClaimId>,
+    floor: u64,
+) -> BoxFuture<'static, Result<Vec<ClaimId>>> {
     let (here, name) = (link.clone(), name.clone());
     for id in &ids {
         link.hub.ends(*id);
@@ -428,9 +436,11 @@ fn end(link: &Arc<Link>, name: &Name, ids: Vec<ClaimId>, floor: u64) -> BoxFutur
             }
         }
         let hexes: Vec<String> = ids.iter().copied().map(hex).collect();
-        let ended = here.run::<()>(here.call(&RELEASE, &name, (millis(late), floor, hexes))).await;
+        let ended = here.run_counted(&here.call(&RELEASE, &name, (millis(late), floor, &hexes))).await;
         ids.iter().for_each(|id| here.hub.has_ended(*id, ended.is_ok()));
-        ended
+        let (gone, once): (Vec<String>, bool) = ended?;
+        let gone = ids.into_iter().zip(&hexes).filter(|(_, hex)| once && gone.contains(hex));
+        Ok(gone.map(|(id, _)| id).collect())
     })
 }
 

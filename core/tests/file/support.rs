@@ -153,7 +153,7 @@ impl Party {
     }
 
     pub(crate) async fn try_release(&self, id: u128, name: &str) -> Result<()> {
-        within(self.0.release(&[claim(id, name)])).await
+        within(self.0.release(&[claim(id, name)])).await.map(drop)
     }
 }
 

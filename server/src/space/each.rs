@@ -66,7 +66,7 @@ impl Backend for EachItsOwn {
         Ok(renewals)
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         let (mut own, mut others) = (Vec::new(), Vec::new());
         for claim in claims {
             match self.space.no_more(claim.id) {
@@ -76,7 +76,7 @@ impl Backend for EachItsOwn {
         }
         let own = own.iter().map(|(view, claim)| view.release(std::slice::from_ref(claim)));
         let (own, others) = join(try_join_all(own), self.common.release(&others)).await;
-        own.and(others)
+        Ok(own?.into_iter().flatten().chain(others?).collect())
     }
 
     async fn change(&self, claim: &Claim, to: Mode) -> Result<Grant> {

@@ -36,8 +36,9 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Released {
-    /// These are being released. Completes when nobody asks for them any more.
-    pub(crate) fn add(&self, claims: &[Claim]) -> impl Future<Output = ()> + use<> {
+    /// These are being released. Completes when nobody asks for them any more, with those that somebody asked for: who did so may
+    /// release them, too.
+    pub(crate) fn add(&self, claims: &[Claim]) -> impl Future<Output = HashSet<ClaimId>> + use<> {
         let now = Instant::now();
         let mut inner = self.inner();
         while inner.since.front().is_some_and(|(then, _)| now.duration_since(*then) >= LATE) {
@@ -45,12 +46,15 @@ impl Released {
                 inner.ids.remove(&id);
             }
         }
-        let mut asked = Vec::new();
+        let (mut asked, mut called_off) = (Vec::new(), HashSet::new());
         for claim in claims {
             if inner.ids.insert(claim.id) {
                 inner.since.push_back((now, claim.id));
             }
-            asked.extend(inner.asked.remove(&claim.id).into_iter().flatten());
+            if let Some(off) = inner.asked.remove(&claim.id) {
+                asked.extend(off);
+                called_off.insert(claim.id);
+            }
         }
         drop(inner);
         for off in &asked {
@@ -60,6 +64,7 @@ impl Released {
             for off in asked {
                 off.closed().await;
             }
+            called_off
         }
     }
 

@@ -10,7 +10,7 @@ use schemars::{
 use serde_json::{Map, Value, json};
 use windlass::protocol::{
     Acquire, AcquireAll, Acquired, Answers, Change, ForceRelease, ForceReleased, Grant, Locks, Problem,
-    Release, Renew, Renewed, Together,
+    Release, Released, Renew, Renewed, Together,
 };
 use windlass_server::ServerOptions;
 
@@ -174,7 +174,6 @@ fn paths(schemas: &mut Schemas) -> Value {
         "type": "object", "required": ["namespaces"],
         "properties": { "namespaces": { "type": "array", "items": { "type": "string" } } },
     });
-    let nothing = json!({ "type": "object", "description": "Nothing more to say." });
     let document = json!({ "type": "object" });
     let lock = [409, 429, 507];
     let mut paths = Map::new();
@@ -252,8 +251,8 @@ fn paths(schemas: &mut Schemas) -> Value {
         post::<Release>(
             schemas,
             "Gives claims back, held or waiting.",
-            "One that is not there is no error.",
-            |_| nothing.clone(),
+            "One that is not there is no error; the answer names those that had been lost before.",
+            |schemas| schemas.answer::<Released>(),
             &[],
         ),
     );

@@ -202,6 +202,28 @@ fn a_deleted_key_is_a_release_by_force() {
     nothing_is_left_in(redis(), database);
 }
 
+/// ... or at its release, if that comes first, also where somebody else has the lock by then.
+#[test]
+fn a_release_says_that_the_key_was_deleted() {
+    let database = next();
+    let url = redis().url(database);
+    let (ours, other) = (locker_with(&url, 15 * TTL), locker(&url));
+    for taken in [false, true] {
+        let (guard, kept) = (acquire(&ours, "lock"), acquire(&ours, "kept"));
+        redis().ask_in(database, &["DEL", &key_of(PREFIX, "lock")]);
+        let next = taken.then(|| acquire(&other, "lock"));
+        let error = block_on(guard.release()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Lost(LostReason::ForceReleased), "{error}");
+        block_on(kept.release()).unwrap();
+        if let Some(next) = next {
+            next.check().unwrap();
+            block_on(next.release()).unwrap();
+        }
+    }
+    assert_eq!(ours.metrics().unwrap().lost_force_released, 2);
+    nothing_is_left_in(redis(), database);
+}
+
 /// All that is known of a line may be deleted: who waited stands in line anew, and is not granted what is held.
 #[test]
 fn a_deleted_line_forms_again() {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass::ErrorKind;
+use windlass::{ErrorKind, LostReason};
 use windlass_tests::{
     crowd::Crowd,
     redis::{Server, redlock_url},
@@ -95,6 +95,21 @@ fn a_minority_is_nobody() {
     guard.check().unwrap();
     block_on(half.release()).unwrap();
     block_on(guard.release()).unwrap();
+    nothing_is_left_on(&servers);
+}
+
+/// A server that has lost its memory costs nobody the lock; when all have, the release says so.
+#[test]
+fn servers_that_lost_their_memory() {
+    let servers = three();
+    let ours = locker_with(&redlock_url(&servers, 0), 15 * TTL);
+    for forgetful in [1, 3] {
+        let guard = acquire(&ours, "lock");
+        servers.iter().take(forgetful).for_each(|server| drop(server.ask(&["FLUSHALL"])));
+        let released = block_on(guard.release()).map_err(|error| error.kind());
+        let lost = Err(ErrorKind::Lost(LostReason::ForceReleased));
+        assert_eq!(released, if forgetful == 1 { Ok(()) } else { lost });
+    }
     nothing_is_left_on(&servers);
 }
 

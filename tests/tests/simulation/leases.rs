@@ -370,7 +370,7 @@ impl Backend for KeptAlive {
         self.inner.renew(claims).await
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         self.claims.lock().unwrap().retain(|claim| !claims.contains(claim));
         self.inner.release(claims).await
     }

@@ -1,12 +1,12 @@
 //! Releases over a network that loses, repeats and cuts off.
 
-use std::{future::IntoFuture, time::Duration};
+use std::{future::IntoFuture, sync::atomic::Ordering, time::Duration};
 
 use futures_util::future::join;
 use windlass::{ErrorKind, LostReason};
 use windlass_tests::{place::task, sim::Clock, sim_backend::Faults};
 
-use crate::setting::{HOUR, SECOND, TTL, ms, near, sim};
+use crate::setting::{HOUR, SECOND, TTL, counter, ms, near, sim};
 
 #[test]
 fn r13_a_release_is_sent_again_and_frees_nobody_elses_lock() {
@@ -93,6 +93,72 @@ fn a_release_that_failed_can_be_tried_again() {
         client.link.sent();
         guard.release_shared().await.unwrap();
         assert_eq!(client.sent("release").len(), 0, "done is done");
+    });
+}
+
+/// Nobody could hear of it before.
+#[test]
+fn r3_a_release_finds_out_that_the_lock_was_lost() {
+    for (seed, keeps_only_what_is_held) in [(35, false), (36, true)] {
+        sim(seed, async |sim| {
+            let (client, other) = (sim.client(), sim.client());
+            let (told, losses) = counter();
+            let guard = client.locker.lock("lock").on_lost(told).await.unwrap();
+            client.link.set(Faults { cut_back: true, ..ms(2) });
+            other.locker.force_release("lock", None).await.unwrap();
+            sim.sleep(SECOND).await;
+            assert!(guard.is_held(), "the news did not come through");
+            client.link.set(Faults { keeps_only_what_is_held, ..ms(2) });
+            let error = sim.soon("the release", guard.release_shared()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Lost(LostReason::ForceReleased), "{error}");
+            let again = sim.soon("another release", guard.release_shared()).await.unwrap_err();
+            assert_eq!(again.kind(), error.kind());
+            sim.sleep(2 * TTL).await;
+            assert_eq!(losses.load(Ordering::SeqCst), 1);
+            assert_eq!(client.locker.metrics().unwrap().lost_force_released, 1);
+        });
+    }
+}
+
+#[test]
+fn what_an_earlier_try_may_have_released_was_not_lost() {
+    sim(37, async |sim| {
+        let client = sim.client();
+        let (told, losses) = counter();
+        let guard = client.locker.lock("lock").on_lost(told).await.unwrap();
+        let store = Faults { keeps_only_what_is_held: true, ..ms(2) };
+        client.link.set(Faults { cut_back: true, ..store });
+        let release = task(&*client.host, guard.release());
+        let released = async {
+            while !sim.server.is_empty() {
+                sim.sleep(Duration::from_millis(10)).await;
+            }
+        };
+        sim.soon("it to be released", released).await;
+        client.link.set(store);
+        sim.soon("the second try", release).await.unwrap();
+        assert_eq!(losses.load(Ordering::SeqCst), 0);
+    });
+}
+
+/// It ran out on the way: while anybody believed in it, it was held.
+#[test]
+fn a_release_that_came_after_the_end_of_the_term_lost_nothing() {
+    sim(38, async |sim| {
+        let client = sim.client();
+        let guard = client.locker.lock("lock").await.unwrap();
+        let slow = Duration::from_secs(4);
+        client.link.set(Faults { cut_there: true, ..ms(2) });
+        sim.sleep(TTL - Duration::from_secs(3)).await;
+        client.link.set(Faults {
+            exact: true,
+            request_delay: slow,
+            keeps_only_what_is_held: true,
+            patience: Some(HOUR),
+            ..ms(2)
+        });
+        assert!(guard.is_held());
+        sim.soon("the release", guard.release()).await.unwrap();
     });
 }
 

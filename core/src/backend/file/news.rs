@@ -41,6 +41,13 @@ impl Inbox {
         !self.listening.swap(true, Ordering::Relaxed)
     }
 
+    /// That this claim was lost, if that was not heard yet.
+    pub(super) fn lost(&self, claim: &Claim) -> Option<News> {
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = news.iter().position(|news| news.loss_of(claim).is_some())?;
+        Some(news.swap_remove(at))
+    }
+
     pub(super) async fn next(&self) -> Vec<News> {
         loop {
             let arrival = self.arrived.listen();

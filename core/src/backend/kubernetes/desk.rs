@@ -57,6 +57,8 @@ struct Slip {
     order: Order,
     /// It stays until it is granted.
     waits: bool,
+    /// It is done, and this is its answer, whatever comes of doing it again.
+    done: Option<Answer>,
     tell: oneshot::Sender<Result<Done>>,
 }
 
@@ -102,7 +104,7 @@ impl Space {
         is_told: impl FnOnce() -> Option<Result<Done>>,
     ) -> Result<Done> {
         let (tell, told) = oneshot::channel();
-        let slip = Slip { key: self.key(name), name: name.clone(), order, waits: false, tell };
+        let slip = Slip { key: self.key(name), name: name.clone(), order, waits: false, done: None, tell };
         let object = self.link.address.shelf.object(&slip.key).to_owned();
         let begins = {
             let mut piles = self.desk.piles();
@@ -122,8 +124,14 @@ impl Space {
     /// What becomes of one who stands in line, should somebody of this locker let it in. Dropped, it is forgotten.
     pub(super) fn let_in(&self, name: &Name, id: ClaimId) -> oneshot::Receiver<Result<Done>> {
         let (tell, told) = oneshot::channel();
-        let slip =
-            Slip { key: self.key(name), name: name.clone(), order: Order::Renew(id), waits: true, tell };
+        let slip = Slip {
+            key: self.key(name),
+            name: name.clone(),
+            order: Order::Renew(id),
+            waits: true,
+            done: None,
+            tell,
+        };
         let object = self.link.address.shelf.object(&slip.key).to_owned();
         let mut piles = self.desk.piles();
         let waiting = &mut piles.entry(object).or_default().waiting;
@@ -173,7 +181,8 @@ impl Space {
         };
         let mut piles = self.desk.piles();
         let Some(pile) = piles.get_mut(object) else { return };
-        for (slip, answer) in batch.into_iter().zip(answers) {
+        for (mut slip, answer) in batch.into_iter().zip(answers) {
+            let answer = slip.done.take().unwrap_or(answer);
             if slip.waits && answer == Answer::Waits {
                 pile.waiting.push(slip);
                 continue;
@@ -251,9 +260,14 @@ impl Space {
             }
             // Done again, the requests change nothing but that the tokens are written down. What cannot be done again is answered.
             let mut answers = take(&mut after.answers).into_iter();
-            for slip in take(batch) {
-                match (&slip.order, answers.next()) {
+            for mut slip in take(batch) {
+                let answer = answers.next();
+                match (&slip.order, answer) {
                     (Order::Force(_), Some(answer)) => drop(slip.tell.send(Ok(Done { answer, sent }))),
+                    (Order::Release(_), answer) => {
+                        slip.done = slip.done.or(answer);
+                        batch.push(slip);
+                    }
                     _ => batch.push(slip),
                 }
             }

@@ -118,8 +118,13 @@ impl Space {
         (uuid, (sent, said))
     }
 
-    /// Releases the lease of a claim that is [ending](super::book::Book::end).
-    pub(super) async fn release(self: &Arc<Self>, claim: &Claim, uuid: Uuid, mode: Mode) -> Result<()> {
+    /// Releases the lease of a claim that is [ending](super::book::Book::end); why it was gone, if it was.
+    pub(super) async fn release(
+        self: &Arc<Self>,
+        claim: &Claim,
+        uuid: Uuid,
+        mode: Mode,
+    ) -> Result<Option<LostReason>> {
         let (space, claim) = (self.clone(), claim.clone());
         to_its_end(&*self.rt, async move {
             let answer = space.client.release(&claim.name, &uuid).await;
@@ -132,7 +137,8 @@ impl Space {
             space.book().ended(&claim, ended, space.rt.now(), LEASE * 2);
             match (answer, ended) {
                 (Err(error), Ended::InDoubt) => Err(in_doubt().with_source(error)),
-                (answer, _) => answer.map(drop),
+                (Ok(Err(Refused::Gone(reason))), _) => Ok(Some(reason)),
+                (answer, _) => answer.map(|_| None),
             }
         })
         .await

@@ -203,6 +203,19 @@ impl Link {
         self.ask_then(request, end)
     }
 
+    /// Runs it on this thread, which must be the library's: the answer, and whether the request certainly came to Redis no more than
+    /// once.
+    pub(super) async fn run_counted<T: FromRedisValue + Send>(
+        self: &Arc<Self>,
+        call: &Call,
+    ) -> Result<(T, bool)> {
+        let mut failed_at = None;
+        let request = |connection: Connection| connection.run(call);
+        let answer = self.ask_here(&request, &mut failed_at).await?;
+        // A cluster's client asks again by itself.
+        Ok((answer, failed_at.is_none() && !self.is_cluster()))
+    }
+
     /// How many replicas have what was written of a claim, or `wanted` as soon as there are so many. Redis counts for who has
     /// written: so the claim is renewed first; a server that knows nothing of it, for it has been a replica itself, has none.
     pub(super) fn replicated(

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status, Term, Waiting},
-    error::{Error, Result},
+    error::{Error, LostReason, Result},
     name::{ClaimId, Name},
     options::{DEFAULT_TTL, unsupported},
     per_process::PerProcess,
@@ -187,9 +187,10 @@ impl Redlock {
         (sent, answers.into_iter().map(|answer| answer.map(granted)).collect())
     }
 
-    async fn end(&self, claim: &Claim, ttl: Duration) -> Vec<Result<()>> {
+    /// Where it was gone already, each server's answer names it.
+    async fn end(&self, claim: &Claim, ttl: Duration) -> Vec<Result<Vec<ClaimId>>> {
         self.tokens().remove(&claim.id);
-        self.each(ttl, |link| end(link, &claim.name, vec![claim.id], 0), |()| true).await
+        self.each(ttl, |link| end(link, &claim.name, vec![claim.id], 0), |_| true).await
     }
 
     async fn renewed(&self, claim: &Claim) -> Renewal {
@@ -352,11 +353,17 @@ impl Backend for Redlock {
         Ok(join_all(claims.iter().map(|claim| self.renewed(claim))).await)
     }
 
-    async fn release(&self, claims: &[Claim]) -> Result<()> {
+    async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         claims.iter().for_each(|claim| self.leave(claim));
         let ended = join_all(claims.iter().map(|claim| self.end(claim, ROUND * 10))).await;
         claims.iter().for_each(|claim| self.let_go(claim));
-        for answers in ended {
+        let mut lost = Vec::new();
+        for (answers, claim) in ended.into_iter().zip(claims) {
+            let gone = answers.iter().filter(|answer| matches!(answer, Ok(gone) if !gone.is_empty())).count();
+            // What a majority does not have any more others may have got.
+            if gone > self.links.len() - self.majority() {
+                lost.push(News::lost(claim, LostReason::ForceReleased));
+            }
             // Where it could not be taken back, the lock ends by its TTL, and does no harm until then unless many have it.
             let mut errors = answers.into_iter().filter_map(Result::err);
             if let Some(error) = errors.next()
@@ -365,7 +372,7 @@ impl Backend for Redlock {
                 return Err(self.here(error));
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     async fn change(&self, _claim: &Claim, _to: Mode) -> Result<Grant> {

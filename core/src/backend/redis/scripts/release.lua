@@ -1,8 +1,9 @@
 -- Ends claims, held or waiting, and hands the lock to whoever is next.
 --
 -- ARGV[2..]  for how long to keep out requests of these claims that may still be under way (0: there are none), token floor, ids
+-- Answers with the ids of those that did not hold.
 
-local until_then = tonumber(ARGV[2])
+local until_then, gone = tonumber(ARGV[2]), {}
 for at = 4, #ARGV do
     local id = ARGV[at]
     local _, place = holder(id)
@@ -10,6 +11,7 @@ for at = 4, #ARGV do
         take_holder(place)
     else
         leave(id)
+        table.insert(gone, id)
     end
     if until_then > 0 then
         redis.call('ZADD', KEYS[5], now + until_then, id)
@@ -22,4 +24,4 @@ end
 run_out({})
 settle(ARGV[3])
 save()
-return 'OK'
+return gone

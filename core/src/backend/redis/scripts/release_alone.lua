@@ -10,5 +10,5 @@ if raw
 then
     redis.call('DEL', KEYS[1])
     announce_change()
-    return 'OK'
+    return {}
 end
