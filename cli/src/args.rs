@@ -35,8 +35,9 @@ pub(crate) enum Command {
 ///
 /// CMD runs in a process group of its own. Signals that are sent to windlass are passed on to that group, and it has
 /// the terminal while windlass is in the foreground, in a pipeline or with another stdin than a terminal once it asks.
-/// When the lock is lost (freed by an operator, stolen, or out of reach for longer than its TTL) the group gets SIGTERM,
-/// and SIGKILL after --kill-after. On Linux, CMD also gets SIGKILL when windlass itself is killed; this does not reach
+/// When the lock is lost (freed by an operator or stolen) the group gets SIGTERM, and SIGKILL after --kill-after. When it
+/// cannot be renewed, SIGTERM comes that long before it is lost, but not before the last quarter of its TTL, and SIGKILL when
+/// it is, so that nobody is left when another gets it. On Linux, CMD also gets SIGKILL when windlass itself is killed; this does not reach
 /// the processes that CMD has started, nor set-user-ID programs.
 #[derive(Debug, Args)]
 #[command(
@@ -423,8 +424,8 @@ Exit status:
   73   the lock cannot be created
   74   reading or writing failed
   77   not allowed
-  79   the lock was lost while CMD ran: CMD was ended, and another may
-       have held the lock meanwhile
+  79   the lock was lost while CMD ran, or about to be: CMD was ended, and
+       another may have held the lock meanwhile
   124  --max-hold was over: CMD was ended
   126  CMD cannot be executed
   127  CMD was not found
@@ -433,8 +434,8 @@ Exit status:
 
 Events of --json:
   Each is an object with \"event\" and \"lock\": waiting, not_acquired,
-  acquired, held_too_long, lost, left_behind, holding, not_released, ended,
-  failed. Take those that you do not know as news to come.
+  acquired, held_too_long, runs_out, lost, left_behind, holding,
+  not_released, ended, failed. Take those that you do not know as news to come.
 
 Process group:
   The lock is held until the last process of CMD's group has ended, also

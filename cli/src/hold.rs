@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use windlass::{
     Guard, LostReason,
+    ask::Rough,
     rt::{Native, Runtime},
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Hold<'a> {
     group: Group,
     terminal: Option<Terminal>,
     kill_after: Duration,
+    /// How long before its end a lock that is not renewed is given up.
+    notice: Duration,
     /// Why the group was told to end, if it was.
     ending: Option<Ending>,
     kill_at: Timer,
@@ -47,6 +50,8 @@ pub(crate) struct Hold<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Lost,
+    /// The lock will be lost soon, unless the backend can be reached again.
+    RunsOut,
     HeldTooLong,
     /// The command has ended, and a signal came for those whom it left behind.
     Signalled,
@@ -82,6 +87,7 @@ impl<'a> Hold<'a> {
             group,
             terminal,
             kill_after: args.kill_after,
+            notice: notice(args.kill_after, guard),
             ending: None,
             kill_at: None,
             glance: None,
@@ -98,6 +104,7 @@ impl<'a> Hold<'a> {
                 reason = self.guard.lost(), if self.ending != Some(Ending::Lost) => self.lost(reason),
                 () = due(&mut self.kill_at) => self.group.signal(Signal::SIGKILL),
                 () = self.too_long.notified(), if self.ending.is_none() => self.held_too_long(),
+                () = runs_out(self.guard, self.notice), if self.ending.is_none() => self.runs_out(),
                 _ = self.children.recv() => {}
                 signal = self.signals.next() => self.signalled(signal),
                 () = due(&mut self.glance) => {
@@ -121,16 +128,31 @@ impl<'a> Hold<'a> {
 
     /// The lock is lost: another may hold it now, so every moment counts, and talking comes second.
     fn lost(&mut self, reason: LostReason) {
-        if self.ending == Some(Ending::HeldTooLong) {
+        let (kill_after, ends) = if matches!(self.ending, Some(Ending::HeldTooLong | Ending::RunsOut)) {
             // The group has had its time.
             self.group.signal(Signal::SIGKILL);
+            (Duration::ZERO, "ending the command: SIGKILL".to_owned())
         } else {
             self.end_group();
-        }
+            (self.kill_after, self.told_to_end())
+        };
         self.ending = Some(Ending::Lost);
         let error = self.guard.check().err().map_or_else(String::new, |error| format!("{error:#}; "));
-        let details = json!({ "reason": reason, "kill_after_ms": self.kill_after.as_millis() as u64 });
-        self.say.warn("lost", details, &format!("{error}{}", self.told_to_end()));
+        let details = json!({ "reason": reason, "kill_after_ms": kill_after.as_millis() as u64 });
+        self.say.warn("lost", details, &format!("{error}{ends}"));
+    }
+
+    /// Nobody else can have the lock yet: the group gets its time before that, not after it.
+    fn runs_out(&mut self) {
+        self.end_group();
+        self.ending = Some(Ending::RunsOut);
+        let details = json!({ "kill_after_ms": self.notice.as_millis() as u64 });
+        let text = format!(
+            "\"{}\" could not be renewed, and is lost in {}; ending the command: SIGTERM now, SIGKILL then",
+            self.say.lock,
+            Rough(self.notice)
+        );
+        self.say.warn("runs_out", details, &text);
     }
 
     fn held_too_long(&mut self) {
@@ -218,12 +240,30 @@ impl<'a> Hold<'a> {
             }
         }
         match (self.ending, ended) {
-            (Some(Ending::Lost), _) => Exit::Status(LOST),
+            (Some(Ending::Lost | Ending::RunsOut), _) => Exit::Status(LOST),
             (Some(Ending::HeldTooLong), _) => Exit::Status(HELD_TOO_LONG),
             (_, Ended::Killed(signal)) if had_terminal && signal == Signal::SIGINT as i32 => {
                 Exit::SignalToGroup(Signal::SIGINT)
             }
             (_, ended) => Exit::Status(ended.status()),
+        }
+    }
+}
+
+/// A renewal is due long before, and for a while it may be tried again.
+fn notice(kill_after: Duration, guard: &Guard) -> Duration {
+    kill_after.min(guard.remaining().unwrap_or_default() / 4)
+}
+
+/// Completes when the lock is lost after this time, unless it is renewed.
+async fn runs_out(guard: &Guard, notice: Duration) {
+    loop {
+        match guard.remaining() {
+            None => pending().await,
+            // Who is given no time needs none before.
+            Some(_) if notice.is_zero() => pending().await,
+            Some(remaining) if remaining <= notice => return,
+            Some(remaining) => Native.sleep(remaining - notice).await,
         }
     }
 }

@@ -1,7 +1,5 @@
 //! What a command finds while it holds a lock.
 
-use std::io::Write;
-
 use nix::sys::signal::Signal;
 
 use crate::support::{Place, Running, output, status, stderr, windlass};
@@ -68,13 +66,10 @@ fn what_it_leaves_behind_keeps_the_lock() {
 #[test]
 fn who_leaves_the_group_is_not_waited_for() {
     let place = Place::new();
-    let mut holder = place.hold(
-        "a",
-        &[],
-        "exec 3<&0; setsid sh -c 'echo gone; cat >/dev/null' <&3 & read line <&0; exit 3",
-    );
-    holder.stdout.until("gone");
-    holder.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    let left = place.path("left").display().to_string();
+    let leaves = format!("exec 3<&0; setsid sh -c ': >{left}; cat >/dev/null' <&3 &");
+    let script = format!("{leaves} until [ -e {left} ]; do sleep 0.01; done; exit 3");
+    let mut holder = place.hold("a", &[], &script);
     assert_eq!(holder.wait(), 3);
 }
 

@@ -55,6 +55,25 @@ fn commands_of_many_take_turns_at_a_server() {
     assert!(server.running.child.wait().unwrap().success());
 }
 
+/// A command that does not listen is ended before another can have the lock, whatever its `--kill-after`.
+#[test]
+fn a_command_whose_lock_cannot_be_renewed_is_ended_in_time() {
+    let place = Place::new();
+    let server = serve(&place, &[]);
+    let script = "trap 'echo told' TERM; echo ready; while :; do sleep 0.01; done";
+    let options = ["run", "deploy", "--ttl", "4s", "--kill-after", "1h", "--", "sh", "-c", script];
+    let mut holder = Running::start(server.windlass(&options));
+    holder.stdout.until("ready");
+    server.running.signal(Signal::SIGSTOP);
+    holder.stdout.until("told");
+    let reason = holder.stderr.until("could not be renewed");
+    assert!(reason.contains("SIGTERM now"), "{reason}");
+    assert_eq!(holder.stdout.rest(), [""; 0]);
+    let lost = holder.stderr.until("could not be reached");
+    assert!(lost.contains("SIGKILL"), "{lost}");
+    assert_eq!(holder.wait(), 79);
+}
+
 /// Where there is no fencing token, there is none of another lock either.
 #[test]
 fn a_command_under_a_lock_without_a_fencing_token_has_none() {
