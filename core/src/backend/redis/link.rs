@@ -601,6 +601,12 @@ impl Link {
 }
 
 /// What is small is not held back until what was sent before has arrived.
+///
+/// A machine that is gone says nothing, and a cluster's client would ask it until the kernel gives up, a quarter of an hour, though
+/// another one has its place.
 fn at_once() -> TcpSettings {
-    TcpSettings::default().set_nodelay(true)
+    let settings = TcpSettings::default().set_nodelay(true);
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let settings = settings.set_user_timeout(ANSWER_WITHIN);
+    settings
 }
