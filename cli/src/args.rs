@@ -106,7 +106,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) random_delay: Option<Duration>,
 
-    /// How long the command may go on after SIGTERM before SIGKILL
+    /// How long the command may go on after SIGTERM before SIGKILL, unless another may have the lock sooner
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
     pub(crate) kill_after: Duration,
 

@@ -2,7 +2,10 @@
 
 use std::{io, process::Command, time::Duration};
 
-use futures_util::future::{BoxFuture, pending};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, pending},
+};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -38,8 +41,8 @@ pub(crate) struct Hold<'a> {
     group: Group,
     terminal: Option<Terminal>,
     kill_after: Duration,
-    /// How long before its end a lock that is not renewed is given up.
-    notice: Duration,
+    /// The lock is lost after this time, unless it is renewed.
+    runs_out: BoxFuture<'a, Duration>,
     /// Why the group was told to end, if it was.
     ending: Option<Ending>,
     kill_at: Timer,
@@ -87,7 +90,7 @@ impl<'a> Hold<'a> {
             group,
             terminal,
             kill_after: args.kill_after,
-            notice: notice(args.kill_after, guard),
+            runs_out: runs_out(guard, args.kill_after).boxed(),
             ending: None,
             kill_at: None,
             glance: None,
@@ -104,7 +107,7 @@ impl<'a> Hold<'a> {
                 reason = self.guard.lost(), if self.ending != Some(Ending::Lost) => self.lost(reason),
                 () = due(&mut self.kill_at) => self.group.signal(Signal::SIGKILL),
                 () = self.too_long.notified(), if self.ending.is_none() => self.held_too_long(),
-                () = runs_out(self.guard, self.notice), if self.ending.is_none() => self.runs_out(),
+                remaining = &mut self.runs_out, if self.ending.is_none() => self.runs_out(remaining),
                 _ = self.children.recv() => {}
                 signal = self.signals.next() => self.signalled(signal),
                 () = due(&mut self.glance) => {
@@ -128,7 +131,7 @@ impl<'a> Hold<'a> {
 
     /// The lock is lost: another may hold it now, so every moment counts, and talking comes second.
     fn lost(&mut self, reason: LostReason) {
-        let (kill_after, ends) = if matches!(self.ending, Some(Ending::HeldTooLong | Ending::RunsOut)) {
+        let (kill_after, ends) = if self.ending.is_some() {
             // The group has had its time.
             self.group.signal(Signal::SIGKILL);
             (Duration::ZERO, "ending the command: SIGKILL".to_owned())
@@ -143,14 +146,14 @@ impl<'a> Hold<'a> {
     }
 
     /// Nobody else can have the lock yet: the group gets its time before that, not after it.
-    fn runs_out(&mut self) {
+    fn runs_out(&mut self, remaining: Duration) {
         self.end_group();
         self.ending = Some(Ending::RunsOut);
-        let details = json!({ "kill_after_ms": self.notice.as_millis() as u64 });
+        let details = json!({ "kill_after_ms": remaining.as_millis() as u64 });
         let text = format!(
             "\"{}\" could not be renewed, and is lost in {}; ending the command: SIGTERM now, SIGKILL then",
             self.say.lock,
-            Rough(self.notice)
+            Rough(remaining)
         );
         self.say.warn("runs_out", details, &text);
     }
@@ -250,22 +253,26 @@ impl<'a> Hold<'a> {
     }
 }
 
-/// A renewal is due long before, and for a while it may be tried again.
-fn notice(kill_after: Duration, guard: &Guard) -> Duration {
-    kill_after.min(guard.remaining().unwrap_or_default() / 4)
-}
-
-/// Completes when the lock is lost after this time, unless it is renewed.
-async fn runs_out(guard: &Guard, notice: Duration) {
-    loop {
+/// Completes when the command has to be told to end if it is to have so much time for it before the lock is lost, or the last
+/// quarter of the TTL. What is lost already is not told here.
+async fn runs_out(guard: &Guard, time_to_end: Duration) -> Duration {
+    let notice = time_to_end.min(guard.remaining().unwrap_or_default() / 4);
+    // Who is given no time needs none before.
+    while let Some(remaining) =
+        guard.remaining().filter(|remaining| !remaining.is_zero() && !notice.is_zero())
+    {
+        if remaining > notice {
+            Native.sleep(remaining - notice).await;
+            continue;
+        }
+        // After a stop this may be noticed before the renewal that is due by then comes through.
+        Native.sleep(remaining / 4).await;
         match guard.remaining() {
-            None => pending().await,
-            // Who is given no time needs none before.
-            Some(_) if notice.is_zero() => pending().await,
-            Some(remaining) if remaining <= notice => return,
-            Some(remaining) => Native.sleep(remaining - notice).await,
+            Some(less) if less < remaining && !less.is_zero() => return less,
+            _ => {}
         }
     }
+    pending().await
 }
 
 type Timer = Option<BoxFuture<'static, ()>>;
