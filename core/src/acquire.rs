@@ -115,10 +115,18 @@ pub(crate) async fn acquire_all(
         add_time(&session.counters.wait_micros, session.rt.now().since(since));
     }
     drop(wait);
-    let guard = |(ask, grant): (&Ask, &Grant)| take_over(session, ask.claim(), grant, options);
-    let mut guards: Few<Guard> =
-        asks.iter().zip(&grants).map(guard).collect::<Result<_>>().map_err(explain)?;
-    owed.map(Owed::settle);
+    let mut guards: Few<Guard> = Few::with_capacity(grants.len());
+    for (ask, grant) in asks.iter().zip(&grants) {
+        let guard = take_over(session, ask.claim(), grant, options);
+        // What a guard has, this one or an earlier one with the same ticket, is its to give back.
+        if let Some(owed) = &mut owed
+            && session.held().contains_key(&ask.claim_id)
+        {
+            owed.no_more(ask.claim_id);
+        }
+        guards.push(guard.map_err(explain)?);
+    }
+    drop(owed);
     // Asked for in the order of names, given in that of the program.
     for (at, name) in names.iter().enumerate() {
         if let Some(found) = guards.iter().position(|guard| guard.name() == name) {

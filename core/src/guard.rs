@@ -71,10 +71,11 @@ impl Guard {
         self.session.rt.now().since(self.held.since)
     }
 
-    /// For how long the lock stays held if no renewal comes through any more; `None`: for as long as this process lives.
+    /// For how long the lock stays held if no renewal comes through any more; zero once it has ended. `None`: the backend frees it
+    /// when this process ends, and only then.
     ///
-    /// As long as renewals come through it is never much less than two thirds of the TTL. So what falls below a third tells early of a
-    /// loss that may come, to whoever needs time to end its work.
+    /// As long as renewals come through it is hardly ever less than half of the TTL; they stop after `max_hold`. So what falls below a
+    /// quarter tells of a loss that is to come, to whoever needs time to end its work.
     pub fn remaining(&self) -> Option<Duration> {
         if self.end().is_some() {
             return Some(Duration::ZERO);

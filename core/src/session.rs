@@ -34,6 +34,7 @@ use crate::{
     options::{Callback, Notice},
     rt::Runtime,
     time::Moment,
+    transport::was_not_sent,
     within::{Seconds, within},
 };
 
@@ -311,6 +312,7 @@ impl Session {
             let mut under_way = Some(giving_back.begin());
             let mut back_off = BackOff::default();
             let mut start = None;
+            let mut may_be_done = false;
             loop {
                 let released = within(&rt, Some(RELEASE_TRY), backend.release(&claims)).await;
                 match released.unwrap_or_else(|| Err(no_answer("a release", RELEASE_TRY))) {
@@ -318,11 +320,12 @@ impl Session {
                         if error.kind() == ErrorKind::Unavailable
                             && rt.now().since(*start.get_or_insert_with(|| rt.now())) < patience =>
                     {
+                        may_be_done |= !was_not_sent(&error);
                         drop(under_way.take());
                         rt.sleep(back_off.pause(rt.jitter(), error.retry_after())).await;
                     }
-                    // A try that failed may have done it: what the next one does not find was not lost.
-                    Ok(_) if start.is_some() => return Ok(Vec::new()),
+                    // What the next try does not find was not lost.
+                    Ok(_) if may_be_done => return Ok(Vec::new()),
                     outcome => return outcome,
                 }
             }
@@ -469,6 +472,11 @@ pub(crate) struct Owed {
 impl Owed {
     pub(crate) fn new(session: &Arc<Session>, claims: Few<Claim>) -> Self {
         Self { session: session.clone(), claims }
+    }
+
+    /// This claim is somebody's.
+    pub(crate) fn no_more(&mut self, claim: ClaimId) {
+        self.claims.retain(|owed| owed.id != claim);
     }
 
     /// The asking came to an end, and the claims are somebody's or nobody's.

@@ -1,11 +1,11 @@
 //! One HTTP request and its answer, as the [`HttpBackend`](crate::backend::HttpBackend) needs them: the one place that
 //! knows a client library. Tests and hosts of an unusual kind bring their own.
 
-use std::{fmt, time::Duration};
+use std::{error::Error as _, fmt, time::Duration};
 
 use futures_util::{future::BoxFuture, stream::BoxStream};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 mod authorized;
 #[cfg(all(feature = "http", not(target_family = "wasm")))]
@@ -38,6 +38,11 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the request was not sent")]
 pub struct NotSent;
+
+/// Whether the server certainly saw nothing of the request.
+pub(crate) fn was_not_sent(error: &Error) -> bool {
+    error.source().is_some_and(|source| source.is::<NotSent>())
+}
 
 /// A request.
 #[derive(Clone)]

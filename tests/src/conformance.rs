@@ -82,7 +82,7 @@ macro_rules! conformance {
         }
         $crate::conformance_side_by_side! { $start
             keeping: a_kept_place_waits_for_its_ticket, a_turn_waits_for_its_ticket, a_turn_that_nobody_takes_is_the_next_ones,
-                a_place_that_is_gone_is_another, a_kept_place_is_released, a_detached_claim_is_released,
+                a_place_that_is_gone_is_another, a_kept_place_is_released, a_detached_claim_is_released, a_ticket_that_a_guard_has,
                 what_keeps_no_place_is_refused;
         }
     };

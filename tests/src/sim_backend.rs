@@ -21,6 +21,7 @@ use windlass::{
     rt::Runtime,
     table::{Granted, Origin, What},
     time::Moment,
+    transport::NotSent,
 };
 
 use crate::{
@@ -123,6 +124,9 @@ impl Link {
         self.net.spawn(
             async move {
                 link.net.sleep(wait + link.delay(link.faults().request_delay)).await;
+                if link.faults().cut_there && link.faults().resets {
+                    return drop(tell.send(Reply::NotSent));
+                }
                 if link.faults().cut_there || link.world().chance(link.faults().lose_request) {
                     return link.lost(tell).await;
                 }
@@ -197,6 +201,10 @@ impl Link {
         let mut limit = self.rt.sleep(faults.patience.unwrap_or(patience));
         loop {
             match select(select(&mut reply, early.next()), &mut limit).await {
+                Either::Left((Either::Left((Ok(Reply::NotSent), _)), _)) => {
+                    let error = Error::new(ErrorKind::Unavailable, "there is no connection");
+                    return Err(error.with_source(NotSent));
+                }
                 Either::Left((Either::Left((Ok(reply), _)), _)) => return Ok(reply),
                 Either::Left((Either::Left((Err(_), _)), _)) => {
                     return Err(Error::new(ErrorKind::Unavailable, "the connection was reset"));

@@ -82,12 +82,20 @@ pub enum Request {
 /// What the server answers.
 #[derive(Debug)]
 pub enum Reply {
-    Granted { granted: Granted, parked: Duration },
+    /// By the network, of a request that did not come here.
+    NotSent,
+    Granted {
+        granted: Granted,
+        parked: Duration,
+    },
     StillWaiting(Waiting),
     Busy,
     Over,
     Renewed(Vec<Result<Granted, Option<LostReason>>>),
-    Released { lost: Vec<News>, missing: Vec<News> },
+    Released {
+        lost: Vec<News>,
+        missing: Vec<News>,
+    },
     Refused(Mode),
     News(Vec<(Claim, What)>),
     Statuses(Vec<Status>),

@@ -416,8 +416,8 @@ async fn sleep(link: &Link, rings: EventListener, pause: Duration) -> bool {
     matches!(future::select(rings, link.rt.sleep(pause)).await, Either::Left(_))
 }
 
-/// Ends claims of one lock. What asked for them and is under way is waited for, or kept out. Those that did not hold when the request
-/// came, if it came once only.
+/// Ends claims of one lock. What asked for them and is under way is waited for, or kept out. Those that were not there when the
+/// request came, if it came once only.
 fn end(
     link: &Arc<Link>,
     name: &Name,

@@ -44,7 +44,8 @@ pub async fn released_while_waiting(place: &dyn Place) {
     let held = ask_as("holder", "lock", Mode::Exclusive);
     place.take(&*a, &held).await;
     let waiter = place.stand_in_line(&b, &ask_as("waiter", "lock", Mode::Exclusive)).await;
-    place.give_back(&*b, &[&waiter.ask]).await;
+    let news = place.soon("a release", b.release(&[claim(&waiter.ask)])).await.unwrap();
+    assert!(news.is_empty(), "who waits loses nothing: {news:?}");
     place.until_shows(&*a, "lock", "holder /").await;
     place.give_back(&*a, &[&held]).await;
     assert!(place.could_have(&*a, "lock", Mode::Exclusive).await);

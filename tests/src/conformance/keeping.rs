@@ -98,6 +98,20 @@ pub async fn a_detached_claim_is_released(place: &dyn Place) {
     next.release().await.unwrap();
 }
 
+/// Whoever acquires by it a second time is refused, and takes nothing from the guard that has it.
+pub async fn a_ticket_that_a_guard_has(place: &dyn Place) {
+    let Some(lock) = Contended::at(place).await else { return };
+    let ticket = lock.keep(KEEP).await;
+    lock.held.release_shared().await.unwrap();
+    let acquire = || lock.other.lock("lock").ticket(read(&ticket)).into_future();
+    let guard = place.soon("the turn", acquire()).await.unwrap();
+    let refused = place.soon("a refusal", acquire()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+    place.pause(200).await;
+    place.shows(&*lock.looks, "lock", "keeper /").await;
+    guard.release().await.unwrap();
+}
+
 pub async fn what_keeps_no_place_is_refused(place: &dyn Place) {
     let Some(lock) = Contended::at(place).await else { return };
     let ticket = lock.keep(KEEP).await;

@@ -98,12 +98,12 @@ fn a_minority_is_nobody() {
     nothing_is_left_on(&servers);
 }
 
-/// A server that has lost its memory costs nobody the lock; when all have, the release says so.
+/// A server that has lost its memory costs nobody the lock; when most have, the release says so, whichever answers first.
 #[test]
 fn servers_that_lost_their_memory() {
     let servers = three();
     let ours = locker_with(&redlock_url(&servers, 0), 15 * TTL);
-    for forgetful in [1, 3] {
+    for forgetful in [1, 2, 3].repeat(5) {
         let guard = acquire(&ours, "lock");
         servers.iter().take(forgetful).for_each(|server| drop(server.ask(&["FLUSHALL"])));
         let released = block_on(guard.release()).map_err(|error| error.kind());

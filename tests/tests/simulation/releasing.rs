@@ -120,6 +120,23 @@ fn r3_a_release_finds_out_that_the_lock_was_lost() {
     }
 }
 
+/// ... also where there was no connection for its first try.
+#[test]
+fn a_release_that_was_not_sent_at_first_finds_it_out() {
+    sim(39, async |sim| {
+        let (client, other) = (sim.client(), sim.client());
+        let guard = client.locker.lock("lock").await.unwrap();
+        client.link.set(Faults { cut_there: true, cut_back: true, resets: true, ..ms(2) });
+        other.locker.force_release("lock", None).await.unwrap();
+        let release = task(&*client.host, guard.release());
+        sim.sleep(Duration::from_millis(10)).await;
+        assert!(!client.sent("release").is_empty());
+        client.link.set(Faults { keeps_only_what_is_held: true, ..ms(2) });
+        let error = sim.soon("the release", release).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Lost(LostReason::ForceReleased), "{error}");
+    });
+}
+
 #[test]
 fn what_an_earlier_try_may_have_released_was_not_lost() {
     sim(37, async |sim| {

@@ -239,10 +239,11 @@ impl Doc {
                 None if record.knows(*id) => Answer::Waits,
                 None => Answer::Gone(self.why_gone(*id)),
             },
-            Order::Release(id) => match record.release(turn, *id) {
-                true => Answer::Done,
-                false => Answer::Gone(self.why_gone(*id)),
-            },
+            Order::Release(id) if record.knows(*id) => {
+                record.release(turn, *id);
+                Answer::Done
+            }
+            Order::Release(id) => Answer::Gone(self.why_gone(*id)),
             Order::Change(id, to) => match record.change(turn, *id, *to) {
                 Changed::Done(grant) => granted(*id, grant),
                 Changed::Waiting => {

@@ -1,9 +1,6 @@
 //! What the lockers of a process share of one server, and their requests, each of which runs to its end in a task of its own.
 
-use std::{
-    error::Error as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
     LEASE, Refused,
@@ -17,7 +14,7 @@ use crate::{
     name::Name,
     rt::Runtime,
     time::Moment,
-    transport::NotSent,
+    transport::was_not_sent,
 };
 
 /// What the lockers of a process share, whatever way leads each of them to the server.
@@ -131,7 +128,7 @@ impl Space {
             let ended = match &answer {
                 // That it is gone is what was wanted.
                 Ok(_) => Ended::Answered,
-                Err(error) if mode == Mode::Shared && !not_sent(error) => Ended::InDoubt,
+                Err(error) if mode == Mode::Shared && !was_not_sent(error) => Ended::InDoubt,
                 Err(_) => Ended::Again,
             };
             space.book().ended(&claim, ended, space.rt.now(), LEASE * 2);
@@ -150,8 +147,4 @@ pub(super) fn in_doubt() -> Error {
     let message = "no answer to the release of a shared claim. It is not sent again, because lockgate would take the \
                    second one for another holder's; the lock is free of it when its lease is over";
     Error::new(ErrorKind::Unavailable, message)
-}
-
-fn not_sent(error: &Error) -> bool {
-    error.source().is_some_and(|source| source.is::<NotSent>())
 }

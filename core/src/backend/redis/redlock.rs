@@ -190,7 +190,7 @@ impl Redlock {
     /// Where it was gone already, each server's answer names it.
     async fn end(&self, claim: &Claim, ttl: Duration) -> Vec<Result<Vec<ClaimId>>> {
         self.tokens().remove(&claim.id);
-        self.each(ttl, |link| end(link, &claim.name, vec![claim.id], 0), |_| true).await
+        self.each(ttl, |link| end(link, &claim.name, vec![claim.id], 0), Vec::is_empty).await
     }
 
     async fn renewed(&self, claim: &Claim) -> Renewal {
@@ -355,13 +355,15 @@ impl Backend for Redlock {
 
     async fn release(&self, claims: &[Claim]) -> Result<Vec<News>> {
         claims.iter().for_each(|claim| self.leave(claim));
+        // Who waits does so here.
+        let held: Vec<bool> = claims.iter().map(|claim| self.holds(claim)).collect();
         let ended = join_all(claims.iter().map(|claim| self.end(claim, ROUND * 10))).await;
         claims.iter().for_each(|claim| self.let_go(claim));
         let mut lost = Vec::new();
-        for (answers, claim) in ended.into_iter().zip(claims) {
+        for ((answers, claim), held) in ended.into_iter().zip(claims).zip(held) {
             let gone = answers.iter().filter(|answer| matches!(answer, Ok(gone) if !gone.is_empty())).count();
             // What a majority does not have any more others may have got.
-            if gone > self.links.len() - self.majority() {
+            if held && gone > self.links.len() - self.majority() {
                 lost.push(News::lost(claim, LostReason::ForceReleased));
             }
             // Where it could not be taken back, the lock ends by its TTL, and does no harm until then unless many have it.

@@ -141,7 +141,9 @@ end
 
 local function leave(id)
     redis.call('HDEL', KEYS[3], id)
-    seen = redis.call('ZREM', KEYS[2], id) == 1 or seen
+    local stood = redis.call('ZREM', KEYS[2], id) == 1
+    seen = stood or seen
+    return stood
 end
 
 -- The holders whose time is over, but for those that are about to be renewed.

@@ -1,7 +1,7 @@
 -- Ends claims, held or waiting, and hands the lock to whoever is next.
 --
 -- ARGV[2..]  for how long to keep out requests of these claims that may still be under way (0: there are none), token floor, ids
--- Answers with the ids of those that did not hold.
+-- Answers with the ids of those that neither held nor waited.
 
 local until_then, gone = tonumber(ARGV[2]), {}
 for at = 4, #ARGV do
@@ -9,8 +9,7 @@ for at = 4, #ARGV do
     local _, place = holder(id)
     if place then
         take_holder(place)
-    else
-        leave(id)
+    elseif not leave(id) then
         table.insert(gone, id)
     end
     if until_then > 0 then
