@@ -28,6 +28,8 @@ use crate::{
 /// How often the group is looked at after the command itself has ended. On Linux its ends are told; this is for
 /// other systems, and for processes whose parent has left the group.
 const GLANCE: Duration = Duration::from_millis(100);
+/// How often it is looked at how long the lock is held at the least.
+const LOOK: Duration = Duration::from_millis(500);
 /// After how many glances people are told that the command has left others behind.
 const LEFT_BEHIND: u32 = 10;
 
@@ -256,13 +258,14 @@ impl<'a> Hold<'a> {
 /// Completes when the command has to be told to end if it is to have so much time for it before the lock is lost, or the last
 /// quarter of the TTL. What is lost already is not told here.
 async fn runs_out(guard: &Guard, time_to_end: Duration) -> Duration {
-    let notice = time_to_end.min(guard.remaining().unwrap_or_default() / 4);
+    let mut longest = Duration::ZERO;
     // Who is given no time needs none before.
-    while let Some(remaining) =
-        guard.remaining().filter(|remaining| !remaining.is_zero() && !notice.is_zero())
-    {
+    while let Some(remaining) = guard.remaining().filter(|left| !left.is_zero() && !time_to_end.is_zero()) {
+        longest = longest.max(remaining);
+        let notice = time_to_end.min(longest / 4);
         if remaining > notice {
-            Native.sleep(remaining - notice).await;
+            // Timers stand still in suspend, and leases do not.
+            Native.sleep((remaining - notice).min(LOOK)).await;
             continue;
         }
         // After a stop this may be noticed before the renewal that is due by then comes through.

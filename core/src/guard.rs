@@ -109,9 +109,10 @@ impl Guard {
             loop {
                 let listener = held.listen();
                 match held.end() {
-                    None => listener.await,
+                    // The release may find out that it was lost before.
+                    None | Some(End::Released) => listener.await,
                     Some(End::Lost(reason)) => return reason,
-                    Some(End::Released | End::Detached) => return std::future::pending().await,
+                    Some(End::Detached) => return std::future::pending().await,
                 }
             }
         }

@@ -378,7 +378,9 @@ fn release(py: Python<'_>, left: Left) -> PyResult<()> {
         Claims::One(held) => wait(py, held.bind(py).as_super().get().releasing())?,
         Claims::Many(helds) => {
             let all = helds.iter().map(|held| held.bind(py).as_super().get().releasing());
-            wait(py, join_all(all))?.into_iter().collect()
+            // A loss says more than what could not be told.
+            let failed = wait(py, join_all(all))?.into_iter().filter_map(Result::err);
+            failed.min_by_key(|error| !matches!(error.kind(), ErrorKind::Lost(_))).map_or(Ok(()), Err)
         }
     };
     outcome.map_err(|error| errors::exception(py, &error))

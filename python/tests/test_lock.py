@@ -15,6 +15,7 @@ import pytest
 from conftest import PATIENCE, in_thread, innermost, until, waiters
 
 import windlass
+from windlass._errors import call_all
 
 # For how long to wait in vain, and hear for whom.
 TO_HEAR = 0.5
@@ -33,6 +34,23 @@ def test_with_gives_a_held_lock(locker):
     with pytest.raises(windlass.NotHeld):
         held.check()
     assert locker.list() == []
+
+
+def test_of_several_failures_a_loss_is_raised():
+    made = []
+
+    def call(error):
+        def fails():
+            made.append(error)
+            raise error
+
+        return fails
+
+    lost = windlass.LockLost("lost")
+    with pytest.raises(windlass.LockLost):
+        call_all(map(call, [windlass.Unavailable("away"), lost, windlass.LockLost("later")]))
+    assert made[1] is lost
+    assert len(made) == 3
 
 
 def test_a_backend_without_fencing_tokens(server):

@@ -93,12 +93,17 @@ class InternalError(Error):
 
 
 def call_all(calls: Iterable[Callable[[], object]]) -> None:
-    """Make all of these calls, also after one that fails; raise the first `Error`."""
-    first: Error | None = None
+    """Make all of these calls, also after one that fails; raise the first `Error`, a loss before others."""
+    failed: list[Error] = []
     for call in calls:
         try:
             call()
         except Error as error:  # noqa: PERF203 - the others are made all the same.
-            first = first or error
-    if first is not None:
-        raise first
+            failed.append(error)
+    raise_first(failed)
+
+
+def raise_first(failed: Iterable[BaseException]) -> None:
+    """Raise the first of these, if there is one; a loss before others, for it says more than what could not be told."""
+    for error in sorted(failed, key=lambda error: not isinstance(error, LockLost)):
+        raise error

@@ -21,7 +21,7 @@ from concurrent.futures import wait
 from functools import partial, wraps
 
 from . import _windlass
-from ._errors import Error, InvalidInput, NotHeld, Timeout, call_all
+from ._errors import Error, InvalidInput, NotHeld, Timeout, call_all, raise_first
 from ._locker import _Base
 from ._windlass import AsyncHeld as Held
 
@@ -106,9 +106,7 @@ class _Claim:
             await self.helds[0].release()
             return
         outcomes = await asyncio.gather(*map(_release, self.helds), return_exceptions=True)
-        for outcome in outcomes:
-            if outcome is not None:
-                raise outcome
+        raise_first(outcome for outcome in outcomes if outcome is not None)
 
     def _hear(self, reason: str | None) -> None:
         if reason is None or self.told or self.starting or self.task is None:
@@ -171,7 +169,8 @@ class _Runs:
     def release(self) -> None:
         """Give back what was taken last through this object, by this task if it took anything.
 
-        What cannot be done at once is done in the background: `await held.release()` waits for it.
+        What cannot be done at once is done in the background: `await held.release()` waits for it. What only that finds
+        out, `on_lost` tells.
 
         Raises:
             NotHeld: Nothing is held through this object.

@@ -271,9 +271,9 @@ impl Space {
         let Locks::There(_, released) = &self.locks else { return view.release(claims).await };
         let (called_off, claims) = (released.add(claims), claims.to_vec());
         let release = tokio::spawn(async move {
-            let called_off = called_off.await;
+            let others = called_off.await;
             let mut lost = view.release(&claims).await?;
-            lost.retain(|news| !called_off.contains(&news.claim.id));
+            lost.retain(|news| !others.contains(&news.claim.id));
             Ok(lost)
         });
         release.await.unwrap_or_else(|error| {

@@ -1,9 +1,10 @@
 // `request` and `query` by the rules of navigator.locks.
 
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { test } from "node:test";
 
-import { failure, gate, server, space, waiters } from "./kit.mjs";
+import { failure, gate, server, space, waiters, WINDLASS } from "./kit.mjs";
 
 const place = server();
 
@@ -45,6 +46,21 @@ test("what the callback throws is the request's error, and the lock is free", as
     wrong,
   );
   assert.equal(await locks.request("a", { ifAvailable: true }, (lock) => lock !== null), true);
+});
+
+test("a loss that only the release finds out is the request's error, unless the callback has one", async (t) => {
+  const { locker, url } = space(t, place);
+  const locks = await locker();
+  // Nothing else runs here meanwhile, so nobody hears of it.
+  const free = () => assert.equal(spawnSync(WINDLASS, ["release", "a", "--url", url]).status, 0);
+  const error = await failure(locks.request("a", () => free()));
+  assert.deepEqual([error.name, error.reason], ["LockLost", "force_released"]);
+  const wrong = new RangeError("wrong");
+  const fails = () => {
+    free();
+    throw wrong;
+  };
+  assert.equal(await failure(locks.request("a", fails)), wrong);
 });
 
 test("requests are granted in the order in which they were made", async (t) => {

@@ -113,8 +113,10 @@ export interface HeldLocks extends ReadonlyArray<HeldLock>, AsyncDisposable {}
 
 export function together(locks: HeldLock[]): HeldLocks {
   const release = async () => {
-    const failed = (await Promise.allSettled(locks.map((lock) => lock.release()))).find(({ status }) => status === "rejected");
-    if (failed !== undefined) throw (failed as PromiseRejectedResult).reason;
+    const outcomes = await Promise.allSettled(locks.map((lock) => lock.release()));
+    const failed = outcomes.filter((outcome) => outcome.status === "rejected").map(({ reason }) => reason as unknown);
+    // A loss says more than what could not be told.
+    if (failed.length > 0) throw failed.find((reason) => reason instanceof LockLost) ?? failed[0];
   };
   return Object.defineProperty(locks, asyncDispose, { value: release }) as unknown as HeldLocks;
 }

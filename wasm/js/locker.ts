@@ -212,13 +212,16 @@ async function run<T>(lock: HeldLock, callback: Callback<HeldLock, T>): Promise<
   });
   // Where the callback settles first, nobody hears of it.
   lost.catch(() => {});
+  let failed = true;
   try {
-    return await Promise.race([(async () => await callback(lock))(), lost]);
+    const output = await Promise.race([(async () => await callback(lock))(), lost]);
+    failed = false;
+    return output;
   } finally {
     lock.signal.removeEventListener("abort", onLost);
     await lock.release().catch((error: unknown) => {
-      // Work that has ended is not taken back because its release could not be confirmed.
-      if (!(error instanceof Unavailable)) throw asThePlatform(error);
+      // Work that has ended is not taken back because its release could not be confirmed; and its own error says more.
+      if (!failed && !(error instanceof Unavailable)) throw asThePlatform(error);
     });
   }
 }

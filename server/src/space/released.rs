@@ -36,8 +36,8 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Released {
-    /// These are being released. Completes when nobody asks for them any more, with those that somebody asked for: who did so may
-    /// release them, too.
+    /// These are being released. Completes when nobody asks for them any more, with those that others release, too, or have: who had
+    /// asked for them, or an earlier request.
     pub(crate) fn add(&self, claims: &[Claim]) -> impl Future<Output = HashSet<ClaimId>> + use<> {
         let now = Instant::now();
         let mut inner = self.inner();
@@ -46,14 +46,17 @@ impl Released {
                 inner.ids.remove(&id);
             }
         }
-        let (mut asked, mut called_off) = (Vec::new(), HashSet::new());
+        let (mut asked, mut others) = (Vec::new(), HashSet::new());
         for claim in claims {
             if inner.ids.insert(claim.id) {
                 inner.since.push_back((now, claim.id));
+            } else {
+                // The same request once more, as from a proxy that asks twice.
+                others.insert(claim.id);
             }
             if let Some(off) = inner.asked.remove(&claim.id) {
                 asked.extend(off);
-                called_off.insert(claim.id);
+                others.insert(claim.id);
             }
         }
         drop(inner);
@@ -64,7 +67,7 @@ impl Released {
             for off in asked {
                 off.closed().await;
             }
-            called_off
+            others
         }
     }
 
@@ -134,5 +137,30 @@ fn was_released(claims: &[Claim]) -> Error {
     match claims.first() {
         Some(claim) => error.with_lock(&claim.name),
         None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn what_others_release_too_is_known() {
+        let released = Released::default();
+        let claim = |id| Claim { name: "lock".parse().unwrap(), id: ClaimId::from_u128(id) };
+        let (one, two) = (claim(1), claim(2));
+        let all = [one.clone(), two.clone()];
+        let asked = released.ask(std::slice::from_ref(&two)).unwrap();
+        let first = released.add(&all);
+        let repeated = released.add(std::slice::from_ref(&one));
+        assert_eq!(repeated.now_or_never(), Some(HashSet::from([one.id])), "as from a proxy that asks twice");
+        drop(asked);
+        assert_eq!(
+            first.now_or_never(),
+            Some(HashSet::from([two.id])),
+            "who asked for it gives it back, too"
+        );
     }
 }

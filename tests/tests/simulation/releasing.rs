@@ -108,11 +108,13 @@ fn r3_a_release_finds_out_that_the_lock_was_lost() {
             other.locker.force_release("lock", None).await.unwrap();
             sim.sleep(SECOND).await;
             assert!(guard.is_held(), "the news did not come through");
+            let hears = task(&*client.host, guard.lost());
             client.link.set(Faults { keeps_only_what_is_held, ..ms(2) });
             let error = sim.soon("the release", guard.release_shared()).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Lost(LostReason::ForceReleased), "{error}");
             let again = sim.soon("another release", guard.release_shared()).await.unwrap_err();
             assert_eq!(again.kind(), error.kind());
+            assert_eq!(sim.soon("who waits for the loss", hears).await, LostReason::ForceReleased);
             sim.sleep(2 * TTL).await;
             assert_eq!(losses.load(Ordering::SeqCst), 1);
             assert_eq!(client.locker.metrics().unwrap().lost_force_released, 1);
