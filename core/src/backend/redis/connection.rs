@@ -5,9 +5,10 @@ use redis::{
     aio::MultiplexedConnection,
     cluster_async::ClusterConnection,
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+    io::tcp::TcpSettings,
 };
 
-use super::scripts::Call;
+use super::{link::ANSWER_WITHIN, scripts::Call};
 
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -68,4 +69,15 @@ impl Connection {
             (Self::One(mut connection), _) => cmd.query_async(&mut connection).await,
         }
     }
+}
+
+/// What is small is not held back until what was sent before has arrived.
+///
+/// A machine that is gone says nothing, and a cluster's client would ask it until the kernel gives up, a quarter of an hour, though
+/// another one has its place.
+pub(super) fn at_once() -> TcpSettings {
+    let settings = TcpSettings::default().set_nodelay(true);
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let settings = settings.set_user_timeout(ANSWER_WITHIN);
+    settings
 }

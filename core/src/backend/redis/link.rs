@@ -22,13 +22,12 @@ use redis::{
     FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError,
     RedisResult, ServerErrorKind, TlsCertificates, ToRedisArgs, Value,
     cluster::{ClusterClient, ClusterClientBuilder},
-    io::tcp::TcpSettings,
 };
 use tokio::sync::Mutex;
 
 use super::{
     address::{Address, Place, SENTINEL_PORT, split},
-    connection::Connection,
+    connection::{Connection, at_once},
     hub::{Hub, Rope},
     keys::Keys,
     reply::{Granted, Reply},
@@ -49,7 +48,7 @@ use crate::{
 /// How long a connection may take: shorter than a try of a renewal with the default TTL.
 const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long an answer may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// ... of one server of a cluster, and its connection. While it is found to be silent, the others wait; twice, where all are
 /// new.
 const PART_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
@@ -598,15 +597,4 @@ impl Link {
         }
         Ok(builder.build()?)
     }
-}
-
-/// What is small is not held back until what was sent before has arrived.
-///
-/// A machine that is gone says nothing, and a cluster's client would ask it until the kernel gives up, a quarter of an hour, though
-/// another one has its place.
-fn at_once() -> TcpSettings {
-    let settings = TcpSettings::default().set_nodelay(true);
-    #[cfg(any(target_os = "android", target_os = "linux"))]
-    let settings = settings.set_user_timeout(ANSWER_WITHIN);
-    settings
 }
