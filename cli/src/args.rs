@@ -36,9 +36,9 @@ pub(crate) enum Command {
 /// CMD runs in a process group of its own. Signals that are sent to windlass are passed on to that group, and it has
 /// the terminal while windlass is in the foreground, in a pipeline or with another stdin than a terminal once it asks.
 /// When the lock is lost (freed by an operator or stolen) the group gets SIGTERM, and SIGKILL after --kill-after. When it
-/// cannot be renewed, SIGTERM comes that long before it is lost, but not before the last quarter of its TTL, and SIGKILL when
-/// it is, so that nobody is left when another gets it. On Linux, CMD also gets SIGKILL when windlass itself is killed; this does not reach
-/// the processes that CMD has started, nor set-user-ID programs.
+/// cannot be renewed, SIGTERM comes that long before it is lost, but not before the last quarter of its TTL, and SIGKILL
+/// when it is, so that nobody is left when another gets it. On Linux, CMD also gets SIGKILL when windlass itself is killed;
+/// this does not reach the processes that CMD has started, nor set-user-ID programs.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "windlass run [OPTIONS] NAME [--] CMD [ARG]...\n       windlass run [OPTIONS] NAME -c TEXT",

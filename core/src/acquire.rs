@@ -117,16 +117,16 @@ pub(crate) async fn acquire_all(
     drop(wait);
     let mut guards: Few<Guard> = Few::with_capacity(grants.len());
     for (ask, grant) in asks.iter().zip(&grants) {
-        let guard = take_over(session, ask.claim(), grant, options);
-        // What a guard has, this one or an earlier one with the same ticket, is its to give back.
-        if let Some(owed) = &mut owed
-            && session.held().contains_key(&ask.claim_id)
-        {
-            owed.no_more(ask.claim_id);
+        match take_over(session, ask.claim(), grant, options) {
+            Ok(guard) => guards.push(guard),
+            Err(error) => {
+                // What a guard has, one of these or an earlier one with the same ticket, is its to give back.
+                drop(owed.map(Owed::but_for_what_is_held));
+                return Err(explain(error));
+            }
         }
-        guards.push(guard.map_err(explain)?);
     }
-    drop(owed);
+    owed.map(Owed::settle);
     // Asked for in the order of names, given in that of the program.
     for (at, name) in names.iter().enumerate() {
         if let Some(found) = guards.iter().position(|guard| guard.name() == name) {

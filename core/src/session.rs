@@ -474,9 +474,12 @@ impl Owed {
         Self { session: session.clone(), claims }
     }
 
-    /// This claim is somebody's.
-    pub(crate) fn no_more(&mut self, claim: ClaimId) {
-        self.claims.retain(|owed| owed.id != claim);
+    /// Those that are held here by now are somebody's.
+    pub(crate) fn but_for_what_is_held(mut self) -> Self {
+        let held = self.session.held();
+        self.claims.retain(|claim| !held.contains_key(&claim.id));
+        drop(held);
+        self
     }
 
     /// The asking came to an end, and the claims are somebody's or nobody's.

@@ -202,13 +202,17 @@ impl Answer for Grant {
     }
 }
 
+/// A list that is left out when it is empty.
+fn maybe_some<A: Answer>(list: &Json) -> Option<Vec<A>> {
+    if *list == Json::Null { Some(Vec::new()) } else { Answer::read(list) }
+}
+
 impl Answer for Renewed {
     fn read(json: &Json) -> Option<Self> {
-        let news = json.get("news");
         Some(Self {
             held_ms: json.get("held_ms").whole()?,
             claims: Answer::read(json.get("claims"))?,
-            news: if *news == Json::Null { Vec::new() } else { Answer::read(news)? },
+            news: maybe_some(json.get("news"))?,
             prove: *json.get("prove") == Json::Bool(true),
         })
     }
@@ -234,8 +238,7 @@ impl Answer for ClaimRef {
 
 impl Answer for Released {
     fn read(json: &Json) -> Option<Self> {
-        let lost = json.get("lost");
-        Some(Self { lost: if *lost == Json::Null { Vec::new() } else { Answer::read(lost)? } })
+        Some(Self { lost: maybe_some(json.get("lost"))? })
     }
 }
 

@@ -105,5 +105,6 @@ def call_all(calls: Iterable[Callable[[], object]]) -> None:
 
 def raise_first(failed: Iterable[BaseException]) -> None:
     """Raise the first of these, if there is one; a loss before others, for it says more than what could not be told."""
-    for error in sorted(failed, key=lambda error: not isinstance(error, LockLost)):
-        raise error
+    first = min(failed, key=lambda error: not isinstance(error, LockLost), default=None)
+    if first is not None:
+        raise first
