@@ -4,6 +4,8 @@ mod acquire;
 pub mod ask;
 #[cfg(all(any(feature = "etcd", feature = "redis"), not(target_family = "wasm")))]
 mod authority;
+#[cfg(all(any(feature = "etcd", feature = "http", feature = "redis"), not(target_family = "wasm")))]
+mod awake;
 pub mod backend;
 #[cfg(any(
     all(

@@ -11,6 +11,7 @@ use reqwest::{Certificate, Client, header};
 
 use super::{Duration, NotSent, Request, Response, Streamed, Transport};
 use crate::{
+    awake::Awake,
     background, client,
     error::{Error, ErrorKind, Result},
     protocol::MISSING,
@@ -39,6 +40,7 @@ pub(crate) struct Native {
     at_once: Client,
     held_open: Client,
     rt: Arc<dyn Runtime>,
+    awake: Awake,
 }
 
 impl Native {
@@ -47,7 +49,8 @@ impl Native {
         let at_once = new_client(url, tls)?;
         // Without TLS it is HTTP/1.1, where each has a connection of its own; to make a client takes milliseconds.
         let held_open = if url.starts_with("https:") { new_client(url, tls)? } else { at_once.clone() };
-        Ok(Self { at_once, held_open, rt })
+        let awake = Awake::new(rt.clone());
+        Ok(Self { at_once, held_open, rt, awake })
     }
 
     fn build(&self, request: Request) -> reqwest::RequestBuilder {
@@ -122,9 +125,14 @@ impl Drop for GiveUp {
 
 impl Transport for Native {
     fn send(&self, request: Request) -> BoxFuture<'static, Result<Response>> {
-        let timeout = request.timeout;
+        let (timeout, held_open) = (request.timeout, request.held_open);
         let request = self.build(request).timeout(timeout);
-        self.there(async move { read_all(request.send().await.map_err(trouble)?).await })
+        let answer = async move { read_all(request.send().await.map_err(trouble)?).await };
+        if held_open {
+            return self.there(answer);
+        }
+        let awake = self.awake.clone();
+        self.there(async move { awake.wait(answer).await })
     }
 
     fn stream(&self, request: Request) -> BoxFuture<'static, Result<Streamed>> {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     authority::TlsFiles,
+    awake::Awake,
     background::{self, to_its_end},
     error::{ErrorKind, Result},
     rt::Runtime,
@@ -45,6 +46,7 @@ pub(super) struct Link {
     pub(super) rt: Arc<dyn Runtime>,
     member: Mutex<Member>,
     moved: Event,
+    awake: Awake,
 }
 
 struct Member {
@@ -76,6 +78,7 @@ impl Link {
         Ok(Self {
             address,
             options,
+            awake: Awake::new(rt.clone()),
             rt,
             member: Mutex::new(Member { turn: 0, client: None }),
             moved: Event::new(),
@@ -127,7 +130,7 @@ impl Link {
         let mut left = self.address.hosts.len();
         loop {
             let (client, turn, moves) = self.member().await?;
-            let request = pin!(request(client));
+            let request = pin!(self.awake.wait(request(client)));
             let trouble = match within(&self.rt, Some(limit), future::select(request, moves)).await {
                 Some(Either::Left((Ok(answer), _))) => return Ok(answer),
                 Some(Either::Left((Err(error), _))) => error.into(),

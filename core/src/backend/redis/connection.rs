@@ -1,7 +1,9 @@
 //! A connection to a server or a cluster, whichever it is.
 
+use std::time::Duration;
+
 use redis::{
-    Cmd, FromRedisValue, RedisResult, Value,
+    AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value,
     aio::MultiplexedConnection,
     cluster_async::ClusterConnection,
     cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
@@ -9,6 +11,9 @@ use redis::{
 };
 
 use super::{link::ANSWER_WITHIN, scripts::Call};
+
+/// How long a connection may take: shorter than a try of a renewal with the default TTL.
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
 
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -69,6 +74,11 @@ impl Connection {
             (Self::One(mut connection), _) => cmd.query_async(&mut connection).await,
         }
     }
+}
+
+/// Of a connection to one server. How long an answer may take is said where it is asked for.
+pub(super) fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WITHIN)).set_response_timeout(None)
 }
 
 /// What is small is not held back until what was sent before has arrived.

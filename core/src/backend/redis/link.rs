@@ -18,16 +18,16 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind as Kind,
-    FromRedisValue, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError,
-    RedisResult, ServerErrorKind, TlsCertificates, ToRedisArgs, Value,
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind as Kind, FromRedisValue,
+    IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, RedisResult,
+    ServerErrorKind, TlsCertificates, ToRedisArgs, Value,
     cluster::{ClusterClient, ClusterClientBuilder},
 };
 use tokio::sync::Mutex;
 
 use super::{
     address::{Address, Place, SENTINEL_PORT, split},
-    connection::{Connection, at_once},
+    connection::{CONNECT_WITHIN, Connection, at_once, config},
     hub::{Hub, Rope},
     keys::Keys,
     reply::{Granted, Reply},
@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     ask::Term,
+    awake::Awake,
     background::to_its_end,
     error::{Error, ErrorKind, Result},
     lease::has_just_begun,
@@ -45,8 +46,6 @@ use crate::{
     within::within,
 };
 
-/// How long a connection may take: shorter than a try of a renewal with the default TTL.
-const CONNECT_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long an answer may take.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// ... of one server of a cluster, and its connection. While it is found to be silent, the others wait; twice, where all are
@@ -71,6 +70,7 @@ pub(super) struct Link {
     left: RwLock<u64>,
     /// How many there were.
     looks: AtomicU64,
+    awake: Awake,
 }
 
 #[derive(Default)]
@@ -109,6 +109,7 @@ impl Link {
                 Some(TlsCertificates { client_tls, root_cert })
             }
         };
+        let awake = Awake::new(rt.clone());
         Ok(Arc::new(Self {
             inbox: keys.inbox(rt.random()),
             keys,
@@ -120,6 +121,7 @@ impl Link {
             tries: AtomicU64::new(0),
             left: RwLock::new(0),
             looks: AtomicU64::new(0),
+            awake,
         }))
     }
 
@@ -308,7 +310,8 @@ impl Link {
         let mut once_more = true;
         loop {
             let (turn, connection) = self.connect().await?;
-            let trouble = match within(&self.rt, Some(ANSWER_WITHIN), pin!(request(connection))).await {
+            let answer = pin!(self.awake.wait(request(connection)));
+            let trouble = match within(&self.rt, Some(ANSWER_WITHIN), answer).await {
                 Some(Ok(answer)) => return Ok(answer),
                 Some(Err(error)) => self.trouble(error),
                 None => Trouble::silent(),
@@ -455,11 +458,7 @@ impl Link {
     }
 
     async fn open_one(self: &Arc<Self>, client: Client, turn: u64) -> Result<Connection, Trouble> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_WITHIN))
-            // Each request has its own.
-            .set_response_timeout(None)
-            .set_push_sender(self.listener(turn));
+        let config = config().set_push_sender(self.listener(turn));
         Ok(Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?))
     }
 
@@ -498,10 +497,9 @@ impl Link {
     async fn probe(&self, hosts: &[String]) -> Result<(), Trouble> {
         let mut last = None;
         for host in hosts {
-            let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WITHIN));
             let client = self.client(host)?;
             let ask = async {
-                let mut one = client.get_multiplexed_async_connection_with_config(&config).await?;
+                let mut one = client.get_multiplexed_async_connection_with_config(&config()).await?;
                 redis::cmd("CLUSTER").arg("SLOTS").query_async::<Value>(&mut one).await
             };
             match within(&self.rt, Some(CONNECT_WITHIN), pin!(ask)).await {
@@ -521,8 +519,7 @@ impl Link {
             let ask = async {
                 // They have users and passwords of their own, or none.
                 let client = Client::open(ConnectionAddr::Tcp(host, port).into_connection_info()?)?;
-                let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_WITHIN));
-                let mut sentinel = client.get_multiplexed_async_connection_with_config(&config).await?;
+                let mut sentinel = client.get_multiplexed_async_connection_with_config(&config()).await?;
                 let mut ask = redis::cmd("SENTINEL");
                 ask.arg("get-master-addr-by-name").arg(name);
                 ask.query_async::<Option<(String, u16)>>(&mut sentinel).await

@@ -1,0 +1,229 @@
+//! Waiting awake. A thread that sleeps has to be woken when an answer comes, and when the next request does. Where the store is near
+//! that takes as long as the store itself. So the library's thread goes on looking for a moment before it sleeps, as Go's scheduler
+//! and Linux (`haltpoll`) do, where it has seen that this is worth it:
+//!
+//! - **Answers come at once**, and so does what it looks for. Both are guessed as a processor guesses branches, from how it was
+//!   last. No time is spent on a store that is far away, or writes to a disk, nor after requests that come now and then.
+//! - **Few are under way.** With many, the thread has enough to do, and sees what comes as it goes.
+//! - **There is another processor**, for this process too (a container's share counts): otherwise the store itself would wait.
+//!
+//! A wrong guess costs [`LONGEST`] of a processor, and the next ones are better. Nothing waits for it: each look is one turn of
+//! all the thread's tasks, sockets and timers.
+
+use std::{
+    num::NonZero,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+
+use crate::rt::Runtime;
+
+/// What comes within this comes at once: longer than a store in memory takes that is on this machine or the next.
+const LONGEST: Duration = Duration::from_micros(500);
+/// How many may be under way.
+const FEW: usize = 2;
+
+/// Those who wait for the answers of one store, on the library's thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Awake {
+    rt: Arc<dyn Runtime>,
+    pace: Arc<Mutex<Pace>>,
+}
+
+impl Awake {
+    pub(crate) fn new(rt: Arc<dyn Runtime>) -> Self {
+        Self { rt, pace: Arc::default() }
+    }
+
+    /// Waits for an answer; if nobody wants it any more, that counts as one.
+    pub(crate) async fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+        let asked = self.rt.now().boot;
+        let _waiting = Waiting { awake: self, asked };
+        self.look_if(lock(&self.pace).asked(asked));
+        answer.await
+    }
+
+    fn look_if(&self, worth_it: bool) {
+        static PROCESSORS: LazyLock<usize> =
+            LazyLock::new(|| available_parallelism().map_or(1, NonZero::get));
+        if worth_it && *PROCESSORS > 1 {
+            self.rt.spawn(look(self.rt.clone(), self.pace.clone()).boxed());
+        }
+    }
+}
+
+async fn look(rt: Arc<dyn Runtime>, pace: Arc<Mutex<Pace>>) {
+    while lock(&pace).goes_on(rt.now().boot) {
+        // Everything else on the thread goes first, and then what its sockets have.
+        tokio::task::yield_now().await;
+    }
+}
+
+struct Waiting<'a> {
+    awake: &'a Awake,
+    asked: Duration,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let worth_it = lock(&self.awake.pace).answered(self.asked, self.awake.rt.now().boot);
+        self.awake.look_if(worth_it);
+    }
+}
+
+fn lock(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
+    pace.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// When something was asked and answered, and whether the next is worth looking for. Times are of one clock.
+#[derive(Debug, Default)]
+struct Pace {
+    answers: Guess,
+    requests: Guess,
+    /// Whether few are under way.
+    quiet: Guess,
+    under_way: usize,
+    /// When the last one was asked or answered.
+    last: Duration,
+    /// Whether somebody looks.
+    looking: bool,
+}
+
+impl Pace {
+    /// A request is sent; whether somebody has to begin to look.
+    fn asked(&mut self, now: Duration) -> bool {
+        if self.under_way == 0 {
+            self.requests.was(is_at_once(self.last, now));
+        }
+        self.under_way += 1;
+        self.quiet.was(self.under_way <= FEW);
+        self.begin(now)
+    }
+
+    /// It is over; whether somebody has to begin to look.
+    fn answered(&mut self, asked: Duration, now: Duration) -> bool {
+        self.under_way -= 1;
+        self.answers.was(is_at_once(asked, now));
+        self.begin(now)
+    }
+
+    fn begin(&mut self, now: Duration) -> bool {
+        self.last = now;
+        let begins = !self.looking && self.is_worth_it();
+        self.looking |= begins;
+        begins
+    }
+
+    /// Whether whoever looks is to look again.
+    fn goes_on(&mut self, now: Duration) -> bool {
+        self.looking = self.is_worth_it() && is_at_once(self.last, now);
+        self.looking
+    }
+
+    fn is_worth_it(&self) -> bool {
+        let something_comes = self.under_way > 0 || self.requests.is_yes();
+        self.answers.is_yes() && something_comes && self.quiet.is_yes()
+    }
+}
+
+fn is_at_once(since: Duration, now: Duration) -> bool {
+    now.saturating_sub(since) <= LONGEST
+}
+
+/// Whether something comes at once: the two bits of a branch predictor, which one exception does not change.
+#[derive(Debug, Default)]
+struct Guess(u8);
+
+impl Guess {
+    fn was(&mut self, at_once: bool) {
+        self.0 = if at_once { (self.0 + 1).min(3) } else { self.0.saturating_sub(1) };
+    }
+
+    fn is_yes(&self) -> bool {
+        self.0 >= 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::Native;
+
+    const SOON: Duration = Duration::from_micros(100);
+    const LATE: Duration = Duration::from_millis(2);
+
+    /// Requests one after the other, each with the time until it is sent and until it is answered: whether somebody looked for
+    /// the last request, and for its answer.
+    fn looked(requests: &[(Duration, Duration)]) -> (bool, bool) {
+        let (mut pace, mut now, mut seen) = (Pace::default(), Duration::from_secs(1), (false, false));
+        for (pause, answer) in requests {
+            seen.0 = pace.goes_on(now + SOON / 2);
+            pace.goes_on(now + *pause);
+            now += *pause;
+            pace.asked(now);
+            seen.1 = pace.looking;
+            let asked = now;
+            pace.goes_on(now + *answer);
+            now += *answer;
+            pace.answered(asked, now);
+        }
+        seen
+    }
+
+    #[test]
+    fn what_comes_at_once_is_looked_for() {
+        assert_eq!(looked(&[(SOON, SOON); 2]), (false, false), "not yet");
+        assert_eq!(looked(&[(SOON, SOON); 4]), (true, true));
+    }
+
+    #[test]
+    fn what_is_far_is_not() {
+        assert_eq!(looked(&[(SOON, LATE); 20]), (false, false));
+        assert_eq!(looked(&[(LATE, SOON); 20]), (false, true), "answers come at once, requests now and then");
+    }
+
+    #[test]
+    fn an_exception_changes_nothing_and_two_do() {
+        let mut requests = vec![(SOON, SOON); 20];
+        requests.push((LATE, LATE));
+        requests.push((SOON, SOON));
+        assert_eq!(looked(&requests), (true, true));
+        requests.insert(20, (LATE, LATE));
+        assert_eq!(looked(&requests), (false, false));
+    }
+
+    #[test]
+    fn not_among_many_and_not_for_long() {
+        let (mut pace, now) = (Pace::default(), Duration::from_secs(1));
+        (pace.answers, pace.requests, pace.quiet) = (Guess(2), Guess(2), Guess(2));
+        assert!(pace.asked(now), "one begins");
+        assert!(!pace.asked(now), "and no other");
+        assert!(pace.goes_on(now + LONGEST));
+        assert!(!pace.goes_on(now + LATE));
+        assert!(pace.asked(now), "a third one");
+        assert!(!pace.asked(now) && !pace.goes_on(now), "a fourth");
+    }
+
+    /// The thread goes to sleep again.
+    #[test]
+    fn nobody_looks_for_ever() {
+        let awake = Awake::new(Arc::new(Native));
+        {
+            let mut pace = lock(&awake.pace);
+            (pace.answers, pace.requests, pace.quiet) = (Guess(3), Guess(3), Guess(3));
+        }
+        let here = awake.clone();
+        let (tell, told) = std::sync::mpsc::channel();
+        Native.spawn(async move { tell.send(here.wait(std::future::ready(7)).await).unwrap() }.boxed());
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(7));
+        let patience = Native.now().plus(Duration::from_secs(30));
+        while lock(&awake.pace).looking {
+            assert!(Native.now().boot < patience.boot);
+            std::thread::yield_now();
+        }
+        assert_eq!(lock(&awake.pace).under_way, 0);
+    }
+}
