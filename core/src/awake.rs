@@ -1,14 +1,15 @@
 //! Waiting awake. A thread that sleeps has to be woken when an answer comes, and when the next request does. Where the store is near
 //! that takes as long as the store itself. So the library's thread goes on looking for a moment before it sleeps, as Go's scheduler
-//! and Linux (`haltpoll`) do, where it has seen that this is worth it:
+//! and Linux (`haltpoll`) do, where the last requests say that this is worth it:
 //!
-//! - **Answers come at once**, and so does what it looks for. Both are guessed as a processor guesses branches, from how it was
-//!   last. No time is spent on a store that is far away, or writes to a disk, nor after requests that come now and then.
-//! - **Few are under way.** With many, the thread has enough to do, and sees what comes as it goes.
-//! - **There is another processor**, for this process too (a container's share counts): otherwise the store itself would wait.
+//! - **Each came at once after the one before, and was answered at once.** No time is spent on a store that is far away, or writes to
+//!   a disk, nor on requests that come now and then: those are not sped up either, for a kernel may put a store that it wakes for us
+//!   on our processor, where it would wait for us.
+//! - **Few were under way.** With many, the thread has enough to do, and sees what comes as it goes.
+//! - **There is another processor**, for this process too (a container's share counts).
 //!
-//! A wrong guess costs [`LONGEST`] of a processor, and the next ones are better. Nothing waits for it: each look is one turn of
-//! all the thread's tasks, sockets and timers.
+//! A wrong guess costs [`AT_ONCE`] of a processor. Nothing waits for it: each look is one turn of all the thread's tasks, sockets
+//! and timers, and before it come other threads.
 
 use std::{
     num::NonZero,
@@ -22,9 +23,11 @@ use futures_util::FutureExt;
 use crate::rt::Runtime;
 
 /// What comes within this comes at once: longer than a store in memory takes that is on this machine or the next.
-const LONGEST: Duration = Duration::from_micros(500);
+const AT_ONCE: Duration = Duration::from_micros(500);
 /// How many may be under way.
 const FEW: usize = 2;
+/// How many requests must have been like that: more than one acquire and its release.
+const SOME: u8 = 3;
 
 /// Those who wait for the answers of one store, on the library's thread.
 #[derive(Clone, Debug)]
@@ -57,7 +60,9 @@ impl Awake {
 
 async fn look(rt: Arc<dyn Runtime>, pace: Arc<Mutex<Pace>>) {
     while lock(&pace).goes_on(rt.now().boot) {
-        // Everything else on the thread goes first, and then what its sockets have.
+        // The kernel may have put whoever was sent the request on this processor, as if we slept.
+        std::thread::yield_now();
+        // Everything else on this thread goes first, and then what its sockets have.
         tokio::task::yield_now().await;
     }
 }
@@ -81,10 +86,8 @@ fn lock(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
 /// When something was asked and answered, and whether the next is worth looking for. Times are of one clock.
 #[derive(Debug, Default)]
 struct Pace {
-    answers: Guess,
-    requests: Guess,
-    /// Whether few are under way.
-    quiet: Guess,
+    /// How many requests in a row came at once, among few, and were answered at once; no more are counted than matter.
+    brisk: u8,
     under_way: usize,
     /// When the last one was asked or answered.
     last: Duration,
@@ -95,18 +98,18 @@ struct Pace {
 impl Pace {
     /// A request is sent; whether somebody has to begin to look.
     fn asked(&mut self, now: Duration) -> bool {
-        if self.under_way == 0 {
-            self.requests.was(is_at_once(self.last, now));
-        }
         self.under_way += 1;
-        self.quiet.was(self.under_way <= FEW);
+        let came_at_once = self.under_way > 1 || is_at_once(self.last, now);
+        if !came_at_once || self.under_way > FEW {
+            self.brisk = 0;
+        }
         self.begin(now)
     }
 
     /// It is over; whether somebody has to begin to look.
     fn answered(&mut self, asked: Duration, now: Duration) -> bool {
         self.under_way -= 1;
-        self.answers.was(is_at_once(asked, now));
+        self.brisk = if is_at_once(asked, now) { SOME.min(self.brisk + 1) } else { 0 };
         self.begin(now)
     }
 
@@ -124,27 +127,12 @@ impl Pace {
     }
 
     fn is_worth_it(&self) -> bool {
-        let something_comes = self.under_way > 0 || self.requests.is_yes();
-        self.answers.is_yes() && something_comes && self.quiet.is_yes()
+        self.brisk >= SOME
     }
 }
 
 fn is_at_once(since: Duration, now: Duration) -> bool {
-    now.saturating_sub(since) <= LONGEST
-}
-
-/// Whether something comes at once: the two bits of a branch predictor, which one exception does not change.
-#[derive(Debug, Default)]
-struct Guess(u8);
-
-impl Guess {
-    fn was(&mut self, at_once: bool) {
-        self.0 = if at_once { (self.0 + 1).min(3) } else { self.0.saturating_sub(1) };
-    }
-
-    fn is_yes(&self) -> bool {
-        self.0 >= 2
-    }
+    now.saturating_sub(since) <= AT_ONCE
 }
 
 #[cfg(test)]
@@ -175,46 +163,34 @@ mod tests {
 
     #[test]
     fn what_comes_at_once_is_looked_for() {
-        assert_eq!(looked(&[(SOON, SOON); 2]), (false, false), "not yet");
-        assert_eq!(looked(&[(SOON, SOON); 4]), (true, true));
+        assert_eq!(looked(&[(LATE, SOON), (SOON, SOON), (SOON, SOON)]), (false, false), "not yet");
+        assert_eq!(looked(&[(LATE, SOON), (SOON, SOON), (SOON, SOON), (SOON, SOON)]), (true, true));
     }
 
     #[test]
-    fn what_is_far_is_not() {
-        assert_eq!(looked(&[(SOON, LATE); 20]), (false, false));
-        assert_eq!(looked(&[(LATE, SOON); 20]), (false, true), "answers come at once, requests now and then");
-    }
-
-    #[test]
-    fn an_exception_changes_nothing_and_two_do() {
-        let mut requests = vec![(SOON, SOON); 20];
-        requests.push((LATE, LATE));
-        requests.push((SOON, SOON));
-        assert_eq!(looked(&requests), (true, true));
-        requests.insert(20, (LATE, LATE));
-        assert_eq!(looked(&requests), (false, false));
+    fn what_is_late_is_not() {
+        assert_eq!(looked(&[(SOON, LATE); 20]), (false, false), "a store that is far");
+        assert_eq!(looked(&[(LATE, SOON), (SOON, SOON)].repeat(20)), (false, false), "a lock now and then");
     }
 
     #[test]
     fn not_among_many_and_not_for_long() {
-        let (mut pace, now) = (Pace::default(), Duration::from_secs(1));
-        (pace.answers, pace.requests, pace.quiet) = (Guess(2), Guess(2), Guess(2));
+        let now = Duration::from_secs(1);
+        let mut pace = Pace { brisk: SOME, last: now, ..Pace::default() };
         assert!(pace.asked(now), "one begins");
         assert!(!pace.asked(now), "and no other");
-        assert!(pace.goes_on(now + LONGEST));
+        assert!(pace.goes_on(now + AT_ONCE));
         assert!(!pace.goes_on(now + LATE));
-        assert!(pace.asked(now), "a third one");
-        assert!(!pace.asked(now) && !pace.goes_on(now), "a fourth");
+        assert!(pace.answered(now, now));
+        assert!(!pace.asked(now) && pace.goes_on(now), "two are under way");
+        assert!(!pace.asked(now) && !pace.goes_on(now), "three are");
     }
 
     /// The thread goes to sleep again.
     #[test]
     fn nobody_looks_for_ever() {
         let awake = Awake::new(Arc::new(Native));
-        {
-            let mut pace = lock(&awake.pace);
-            (pace.answers, pace.requests, pace.quiet) = (Guess(3), Guess(3), Guess(3));
-        }
+        *lock(&awake.pace) = Pace { brisk: SOME, last: Native.now().boot, ..Pace::default() };
         let here = awake.clone();
         let (tell, told) = std::sync::mpsc::channel();
         Native.spawn(async move { tell.send(here.wait(std::future::ready(7)).await).unwrap() }.boxed());
