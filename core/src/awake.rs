@@ -20,7 +20,7 @@ use std::{
 
 use futures_util::FutureExt;
 
-use crate::rt::Runtime;
+use crate::{rt::Runtime, time::Moment};
 
 /// What comes within this comes at once: longer than a store in memory takes that is on this machine or the next.
 const AT_ONCE: Duration = Duration::from_micros(500);
@@ -43,7 +43,7 @@ impl Awake {
 
     /// Waits for an answer; if nobody wants it any more, that counts as one.
     pub(crate) async fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        let asked = self.rt.now().boot;
+        let asked = self.rt.now();
         let _waiting = Waiting { awake: self, asked };
         self.look_if(lock(&self.pace).asked(asked));
         answer.await
@@ -59,7 +59,7 @@ impl Awake {
 }
 
 async fn look(rt: Arc<dyn Runtime>, pace: Arc<Mutex<Pace>>) {
-    while lock(&pace).goes_on(rt.now().boot) {
+    while lock(&pace).goes_on(rt.now()) {
         // The kernel may have put whoever was sent the request on this processor, as if we slept.
         std::thread::yield_now();
         // Everything else on this thread goes first, and then what its sockets have.
@@ -69,12 +69,12 @@ async fn look(rt: Arc<dyn Runtime>, pace: Arc<Mutex<Pace>>) {
 
 struct Waiting<'a> {
     awake: &'a Awake,
-    asked: Duration,
+    asked: Moment,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let worth_it = lock(&self.awake.pace).answered(self.asked, self.awake.rt.now().boot);
+        let worth_it = lock(&self.awake.pace).answered(self.asked, self.awake.rt.now());
         self.awake.look_if(worth_it);
     }
 }
@@ -83,23 +83,23 @@ fn lock(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
     pace.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// When something was asked and answered, and whether the next is worth looking for. Times are of one clock.
+/// When something was asked and answered, and whether the next is worth looking for.
 #[derive(Debug, Default)]
 struct Pace {
     /// How many requests in a row came at once, among few, and were answered at once; no more are counted than matter.
     brisk: u8,
     under_way: usize,
     /// When the last one was asked or answered.
-    last: Duration,
+    last: Option<Moment>,
     /// Whether somebody looks.
     looking: bool,
 }
 
 impl Pace {
     /// A request is sent; whether somebody has to begin to look.
-    fn asked(&mut self, now: Duration) -> bool {
+    fn asked(&mut self, now: Moment) -> bool {
         self.under_way += 1;
-        let came_at_once = self.under_way > 1 || is_at_once(self.last, now);
+        let came_at_once = self.under_way > 1 || self.last_is_near(now);
         if !came_at_once || self.under_way > FEW {
             self.brisk = 0;
         }
@@ -107,23 +107,27 @@ impl Pace {
     }
 
     /// It is over; whether somebody has to begin to look.
-    fn answered(&mut self, asked: Duration, now: Duration) -> bool {
+    fn answered(&mut self, asked: Moment, now: Moment) -> bool {
         self.under_way -= 1;
         self.brisk = if is_at_once(asked, now) { SOME.min(self.brisk + 1) } else { 0 };
         self.begin(now)
     }
 
-    fn begin(&mut self, now: Duration) -> bool {
-        self.last = now;
+    fn begin(&mut self, now: Moment) -> bool {
+        self.last = Some(now);
         let begins = !self.looking && self.is_worth_it();
         self.looking |= begins;
         begins
     }
 
     /// Whether whoever looks is to look again.
-    fn goes_on(&mut self, now: Duration) -> bool {
-        self.looking = self.is_worth_it() && is_at_once(self.last, now);
+    fn goes_on(&mut self, now: Moment) -> bool {
+        self.looking = self.is_worth_it() && self.last_is_near(now);
         self.looking
+    }
+
+    fn last_is_near(&self, now: Moment) -> bool {
+        self.last.is_some_and(|last| is_at_once(last, now))
     }
 
     fn is_worth_it(&self) -> bool {
@@ -131,8 +135,8 @@ impl Pace {
     }
 }
 
-fn is_at_once(since: Duration, now: Duration) -> bool {
-    now.saturating_sub(since) <= AT_ONCE
+fn is_at_once(since: Moment, now: Moment) -> bool {
+    now.since(since) <= AT_ONCE
 }
 
 #[cfg(test)]
@@ -140,22 +144,22 @@ mod tests {
     use super::*;
     use crate::rt::Native;
 
+    const NOW: Moment = Moment { boot: Duration::from_secs(1), wall: Duration::from_secs(2) };
     const SOON: Duration = Duration::from_micros(100);
     const LATE: Duration = Duration::from_millis(2);
 
     /// Requests one after the other, each with the time until it is sent and until it is answered: whether somebody looked for
     /// the last request, and for its answer.
     fn looked(requests: &[(Duration, Duration)]) -> (bool, bool) {
-        let (mut pace, mut now, mut seen) = (Pace::default(), Duration::from_secs(1), (false, false));
+        let (mut pace, mut now, mut seen) = (Pace::default(), NOW, (false, false));
         for (pause, answer) in requests {
-            seen.0 = pace.goes_on(now + SOON / 2);
-            pace.goes_on(now + *pause);
-            now += *pause;
-            pace.asked(now);
+            seen.0 = pace.goes_on(now.plus(SOON / 2));
+            let asked = now.plus(*pause);
+            pace.goes_on(asked);
+            pace.asked(asked);
             seen.1 = pace.looking;
-            let asked = now;
-            pace.goes_on(now + *answer);
-            now += *answer;
+            now = asked.plus(*answer);
+            pace.goes_on(now);
             pace.answered(asked, now);
         }
         seen
@@ -175,29 +179,28 @@ mod tests {
 
     #[test]
     fn not_among_many_and_not_for_long() {
-        let now = Duration::from_secs(1);
-        let mut pace = Pace { brisk: SOME, last: now, ..Pace::default() };
-        assert!(pace.asked(now), "one begins");
-        assert!(!pace.asked(now), "and no other");
-        assert!(pace.goes_on(now + AT_ONCE));
-        assert!(!pace.goes_on(now + LATE));
-        assert!(pace.answered(now, now));
-        assert!(!pace.asked(now) && pace.goes_on(now), "two are under way");
-        assert!(!pace.asked(now) && !pace.goes_on(now), "three are");
+        let mut pace = Pace { brisk: SOME, last: Some(NOW), ..Pace::default() };
+        assert!(pace.asked(NOW), "one begins");
+        assert!(!pace.asked(NOW), "and no other");
+        assert!(pace.goes_on(NOW.plus(AT_ONCE)));
+        assert!(!pace.goes_on(NOW.plus(LATE)));
+        assert!(pace.answered(NOW, NOW));
+        assert!(!pace.asked(NOW) && pace.goes_on(NOW), "two are under way");
+        assert!(!pace.asked(NOW) && !pace.goes_on(NOW), "three are");
     }
 
     /// The thread goes to sleep again.
     #[test]
     fn nobody_looks_for_ever() {
         let awake = Awake::new(Arc::new(Native));
-        *lock(&awake.pace) = Pace { brisk: SOME, last: Native.now().boot, ..Pace::default() };
+        *lock(&awake.pace) = Pace { brisk: SOME, last: Some(Native.now()), ..Pace::default() };
         let here = awake.clone();
         let (tell, told) = std::sync::mpsc::channel();
         Native.spawn(async move { tell.send(here.wait(std::future::ready(7)).await).unwrap() }.boxed());
         assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(7));
-        let patience = Native.now().plus(Duration::from_secs(30));
+        let start = Native.now();
         while lock(&awake.pace).looking {
-            assert!(Native.now().boot < patience.boot);
+            assert!(Native.now().since(start) < Duration::from_secs(30));
             std::thread::yield_now();
         }
         assert_eq!(lock(&awake.pace).under_way, 0);
