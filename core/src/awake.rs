@@ -43,6 +43,11 @@ impl Awake {
 
     /// Waits for an answer; if nobody wants it any more, that counts as one.
     pub(crate) async fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+        static PROCESSORS: LazyLock<usize> =
+            LazyLock::new(|| available_parallelism().map_or(1, NonZero::get));
+        if *PROCESSORS == 1 {
+            return answer.await;
+        }
         let asked = self.rt.now();
         let _waiting = Waiting { awake: self, asked };
         self.look_if(lock(&self.pace).asked(asked));
@@ -50,9 +55,7 @@ impl Awake {
     }
 
     fn look_if(&self, worth_it: bool) {
-        static PROCESSORS: LazyLock<usize> =
-            LazyLock::new(|| available_parallelism().map_or(1, NonZero::get));
-        if worth_it && *PROCESSORS > 1 {
+        if worth_it {
             self.rt.spawn(look(self.rt.clone(), self.pace.clone()).boxed());
         }
     }
