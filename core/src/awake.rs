@@ -112,7 +112,8 @@ impl Pace {
     /// It is over; whether somebody has to begin to look.
     fn answered(&mut self, asked: Moment, now: Moment) -> bool {
         self.under_way -= 1;
-        self.brisk = if is_at_once(asked, now) { SOME.min(self.brisk + 1) } else { 0 };
+        let is_brisk = self.under_way < FEW && is_at_once(asked, now);
+        self.brisk = if is_brisk { SOME.min(self.brisk + 1) } else { 0 };
         self.begin(now)
     }
 
@@ -190,6 +191,10 @@ mod tests {
         assert!(pace.answered(NOW, NOW));
         assert!(!pace.asked(NOW) && pace.goes_on(NOW), "two are under way");
         assert!(!pace.asked(NOW) && !pace.goes_on(NOW), "three are");
+        assert!(
+            !pace.answered(NOW, NOW) && !pace.answered(NOW, NOW) && !pace.answered(NOW, NOW),
+            "as they end"
+        );
     }
 
     /// The thread goes to sleep again.
