@@ -9,7 +9,7 @@
 //! - **There is another processor**, for this process too (a container's share counts).
 //!
 //! A wrong guess costs [`AT_ONCE`] of a processor. Nothing waits for it: each look is one turn of all the thread's tasks, sockets
-//! and timers, and before it come other threads.
+//! and timers, and before it the processor is offered to other threads.
 
 use std::{
     num::NonZero,
