@@ -5,11 +5,12 @@
 //! - **Each came at once after the one before, and was answered at once.** No time is spent on a store that is far away, or writes to
 //!   a disk, nor on requests that come now and then: those are not sped up either, for a kernel may put a store that it wakes for us
 //!   on our processor, where it would wait for us.
-//! - **Few were under way.** With many, the thread has enough to do, and sees what comes as it goes.
+//! - **Few were under way, or nobody else needs the processor**: before each look it is offered to other threads, and if that took
+//!   long they had use for it. What many ask while we sleep is then sent together, which costs less for us and for the store.
 //! - **There is another processor**, for this process too (a container's share counts).
 //!
 //! A wrong guess costs [`AT_ONCE`] of a processor. Nothing waits for it: each look is one turn of all the thread's tasks, sockets
-//! and timers, and before it the processor is offered to other threads.
+//! and timers.
 
 use std::{
     num::NonZero,
@@ -24,8 +25,12 @@ use crate::{rt::Runtime, time::Moment};
 
 /// What comes within this comes at once: longer than a store in memory takes that is on this machine or the next.
 const AT_ONCE: Duration = Duration::from_micros(500);
-/// How many may be under way.
+/// How many may be under way where others need the processor.
 const FEW: usize = 2;
+/// Others needed the processor that had it for longer than this: more than one request takes a store in memory.
+const WANTED: Duration = Duration::from_micros(50);
+/// For how many answers that is remembered.
+const CROWDED: u8 = 200;
 /// How many requests must have been like that: more than one acquire and its release.
 const SOME: u8 = 3;
 
@@ -62,9 +67,13 @@ impl Awake {
 }
 
 async fn look(rt: Arc<dyn Runtime>, pace: Arc<Mutex<Pace>>) {
-    while lock(&pace).goes_on(rt.now()) {
+    loop {
+        let offered = rt.now();
         // The kernel may have put whoever was sent the request on this processor, as if we slept.
         std::thread::yield_now();
+        if !lock(&pace).goes_on(offered, rt.now()) {
+            return;
+        }
         // Everything else on this thread goes first, and then what its sockets have.
         tokio::task::yield_now().await;
     }
@@ -89,8 +98,10 @@ fn lock(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
 /// When something was asked and answered, and whether the next is worth looking for.
 #[derive(Debug, Default)]
 struct Pace {
-    /// How many requests in a row came at once, among few, and were answered at once; no more are counted than matter.
+    /// How many requests in a row came at once, had room, and were answered at once; no more are counted than matter.
     brisk: u8,
+    /// For how many more answers there is room for few only.
+    crowded: u8,
     under_way: usize,
     /// When the last one was asked or answered.
     last: Option<Moment>,
@@ -102,8 +113,7 @@ impl Pace {
     /// A request is sent; whether somebody has to begin to look.
     fn asked(&mut self, now: Moment) -> bool {
         self.under_way += 1;
-        let came_at_once = self.under_way > 1 || self.last_is_near(now);
-        if !came_at_once || self.under_way > FEW {
+        if !self.last_is_near(now) || !self.has_room() {
             self.brisk = 0;
         }
         self.begin(now)
@@ -111,9 +121,10 @@ impl Pace {
 
     /// It is over; whether somebody has to begin to look.
     fn answered(&mut self, asked: Moment, now: Moment) -> bool {
+        let is_brisk = self.has_room() && is_at_once(asked, now);
         self.under_way -= 1;
-        let is_brisk = self.under_way < FEW && is_at_once(asked, now);
         self.brisk = if is_brisk { SOME.min(self.brisk + 1) } else { 0 };
+        self.crowded = self.crowded.saturating_sub(1);
         self.begin(now)
     }
 
@@ -124,10 +135,17 @@ impl Pace {
         begins
     }
 
-    /// Whether whoever looks is to look again.
-    fn goes_on(&mut self, now: Moment) -> bool {
+    /// Whether whoever looks is to look again, which has `offered` the processor to others then and has it again.
+    fn goes_on(&mut self, offered: Moment, now: Moment) -> bool {
+        if self.under_way > FEW && now.since(offered) > WANTED {
+            (self.crowded, self.brisk) = (CROWDED, 0);
+        }
         self.looking = self.is_worth_it() && self.last_is_near(now);
         self.looking
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way <= FEW || self.crowded == 0
     }
 
     fn last_is_near(&self, now: Moment) -> bool {
@@ -157,13 +175,14 @@ mod tests {
     fn looked(requests: &[(Duration, Duration)]) -> (bool, bool) {
         let (mut pace, mut now, mut seen) = (Pace::default(), NOW, (false, false));
         for (pause, answer) in requests {
-            seen.0 = pace.goes_on(now.plus(SOON / 2));
+            let later = now.plus(SOON / 2);
+            seen.0 = pace.goes_on(later, later);
             let asked = now.plus(*pause);
-            pace.goes_on(asked);
+            pace.goes_on(asked, asked);
             pace.asked(asked);
             seen.1 = pace.looking;
             now = asked.plus(*answer);
-            pace.goes_on(now);
+            pace.goes_on(now, now);
             pace.answered(asked, now);
         }
         seen
@@ -182,19 +201,39 @@ mod tests {
     }
 
     #[test]
-    fn not_among_many_and_not_for_long() {
+    fn one_looks_and_not_for_long() {
         let mut pace = Pace { brisk: SOME, last: Some(NOW), ..Pace::default() };
         assert!(pace.asked(NOW), "one begins");
         assert!(!pace.asked(NOW), "and no other");
-        assert!(pace.goes_on(NOW.plus(AT_ONCE)));
-        assert!(!pace.goes_on(NOW.plus(LATE)));
+        assert!(pace.goes_on(NOW, NOW.plus(AT_ONCE)));
+        assert!(!pace.goes_on(NOW, NOW.plus(LATE)));
         assert!(pace.answered(NOW, NOW));
-        assert!(!pace.asked(NOW) && pace.goes_on(NOW), "two are under way");
-        assert!(!pace.asked(NOW) && !pace.goes_on(NOW), "three are");
-        assert!(
-            !pace.answered(NOW, NOW) && !pace.answered(NOW, NOW) && !pace.answered(NOW, NOW),
-            "as they end"
-        );
+    }
+
+    #[test]
+    fn among_many_only_while_nobody_else_needs_the_processor() {
+        let mut pace = Pace { brisk: SOME, last: Some(NOW), ..Pace::default() };
+        let (soon, later) = (NOW.plus(WANTED), NOW.plus(SOON));
+        assert!(pace.asked(NOW) && !pace.asked(NOW));
+        assert!(pace.goes_on(NOW, later), "two are under way");
+        pace.asked(NOW);
+        assert!(pace.goes_on(NOW, soon), "three are");
+        assert!(!pace.goes_on(NOW, later), "and others need the processor");
+        // So many at once; whether somebody began to look.
+        let round = |pace: &mut Pace, count| {
+            let asked = (0..count).fold(false, |begun, _| pace.asked(NOW) | begun);
+            (0..count).fold(asked, |begun, _| pace.answered(NOW, NOW) | begun)
+        };
+        assert!((0..3).all(|_| !pace.answered(NOW, NOW)), "as they end");
+        assert!(!round(&mut pace, 3), "not among many from now on");
+        assert!(round(&mut pace, 1), "but among few");
+        assert!(!round(&mut pace, 2) && pace.goes_on(NOW, NOW), "as before");
+        (0..3).for_each(|_| _ = pace.asked(NOW));
+        assert!(!pace.goes_on(NOW, NOW), "and not among many");
+        (0..3).for_each(|_| _ = pace.answered(NOW, NOW));
+        (0..CROWDED).for_each(|_| _ = round(&mut pace, 1));
+        round(&mut pace, 30);
+        assert!(pace.goes_on(NOW, NOW), "until that is long ago");
     }
 
     /// The thread goes to sleep again.

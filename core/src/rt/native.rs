@@ -4,6 +4,10 @@
 //! Renewals run on this thread and not on the program's own runtime, so that a program that blocks its runtime, or ends
 //! it, keeps its locks or is told that it lost them (rule R3).
 //!
+//! **Tasks come to the thread by one queue**, out of which it takes all that there are. Each by itself, as tokio takes them, would
+//! have to wake the thread, and what it wakes would run before the next one: requests that are made at the same time would not
+//! travel together.
+//!
 //! **A machine that has no thread or descriptor to give** is said by [`Runtime::start`], which everything that connects
 //! calls first. From then on the thread is there. Who uses this runtime without having started it, and cannot have it, sleeps
 //! on its own thread, and its tasks are dropped with an error in the log; nothing panics.
@@ -19,9 +23,11 @@ use std::{
     time::Duration,
 };
 
-use futures_channel::oneshot;
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::runtime::{Builder as TokioBuilder, Handle};
+use tokio::{
+    runtime::{Builder as TokioBuilder, Handle},
+    sync::mpsc::{self, UnboundedSender},
+};
 
 use self::calls::Calls;
 use super::Runtime;
@@ -71,7 +77,8 @@ impl Runtime for Native {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         match background() {
-            Ok(background) => drop(background.handle.spawn(task)),
+            // It is dropped where the thread has ended.
+            Ok(background) => drop(background.tasks.send(task)),
             Err(error) => tracing::error!(%error, "a task is dropped: there is no background thread"),
         }
     }
@@ -184,10 +191,10 @@ fn process() -> u32 {
 struct Background {
     process: u32,
     handle: Handle,
+    /// The runtime ends when this is dropped.
+    tasks: UnboundedSender<BoxFuture<'static, ()>>,
     calls: Arc<Calls>,
     calls_at_once: Arc<Calls>,
-    /// The runtime ends when this is dropped.
-    _running: oneshot::Sender<()>,
 }
 
 /// What runs in the background of this process, started if it does not run yet.
@@ -223,18 +230,16 @@ fn background() -> io::Result<&'static Background> {
 fn start(process: u32) -> io::Result<Background> {
     let runtime = TokioBuilder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    let (running, stopped) = oneshot::channel::<()>();
+    let (tasks, mut come) = mpsc::unbounded_channel();
     thread("windlass", move || {
-        // Ends by the drop of the sender, too.
-        let _ = runtime.block_on(stopped);
+        runtime.block_on(async {
+            // Ends by the drop of the sender.
+            while let Some(task) = come.recv().await {
+                runtime.spawn(task);
+            }
+        });
     })?;
-    Ok(Background {
-        process,
-        handle,
-        calls: Arc::default(),
-        calls_at_once: Arc::default(),
-        _running: running,
-    })
+    Ok(Background { process, handle, tasks, calls: Arc::default(), calls_at_once: Arc::default() })
 }
 
 #[cfg(unix)]
@@ -332,5 +337,26 @@ mod tests {
         Native.call_at_once(Box::new(move || tell.send(()).unwrap()));
         told.recv_timeout(Duration::from_secs(30)).unwrap();
         drop(open);
+    }
+
+    /// So that what they ask travels together.
+    #[test]
+    fn tasks_that_come_together_begin_before_what_they_wake() {
+        let ((tell, told), (open, gate)) = (channel(), channel::<()>());
+        let (wake, mut woken) = mpsc::unbounded_channel();
+        Native.spawn(
+            async move {
+                let first = woken.recv().await;
+                tell.send((first, woken.len())).unwrap();
+            }
+            .boxed(),
+        );
+        Native.spawn(async move { _ = gate.recv() }.boxed());
+        for number in 0..3 {
+            let wake = wake.clone();
+            Native.spawn(async move { wake.send(number).unwrap() }.boxed());
+        }
+        drop(open);
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok((Some(0), 2)));
     }
 }
