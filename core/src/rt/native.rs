@@ -4,9 +4,9 @@
 //! Renewals run on this thread and not on the program's own runtime, so that a program that blocks its runtime, or ends
 //! it, keeps its locks or is told that it lost them (rule R3).
 //!
-//! **Tasks come to the thread by one queue**, out of which it takes all that there are. Each by itself, as tokio takes them, would
-//! have to wake the thread, and what it wakes would run before the next one: requests that are made at the same time would not
-//! travel together.
+//! **Tasks of other threads come by one queue**, out of which it takes all that there are. Each by itself, as tokio takes them,
+//! would have to wake the thread, and what it wakes would run before the next one: requests that are made at the same time would
+//! not travel together.
 //!
 //! **A machine that has no thread or descriptor to give** is said by [`Runtime::start`], which everything that connects
 //! calls first. From then on the thread is there. Who uses this runtime without having started it, and cannot have it, sleeps
@@ -19,7 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicPtr, AtomicU32, Ordering},
     },
-    thread::{Builder, JoinHandle},
+    thread::{Builder, JoinHandle, ThreadId},
     time::Duration,
 };
 
@@ -77,6 +77,9 @@ impl Runtime for Native {
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         match background() {
+            Ok(background) if background.thread == std::thread::current().id() => {
+                drop(background.handle.spawn(task));
+            }
             // It is dropped where the thread has ended.
             Ok(background) => drop(background.tasks.send(task)),
             Err(error) => tracing::error!(%error, "a task is dropped: there is no background thread"),
@@ -190,6 +193,7 @@ fn process() -> u32 {
 /// What runs in the background of a process.
 struct Background {
     process: u32,
+    thread: ThreadId,
     handle: Handle,
     /// The runtime ends when this is dropped.
     tasks: UnboundedSender<BoxFuture<'static, ()>>,
@@ -231,7 +235,7 @@ fn start(process: u32) -> io::Result<Background> {
     let runtime = TokioBuilder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     let (tasks, mut come) = mpsc::unbounded_channel();
-    thread("windlass", move || {
+    let thread = thread("windlass", move || {
         runtime.block_on(async {
             // Ends by the drop of the sender.
             while let Some(task) = come.recv().await {
@@ -239,7 +243,14 @@ fn start(process: u32) -> io::Result<Background> {
             }
         });
     })?;
-    Ok(Background { process, handle, tasks, calls: Arc::default(), calls_at_once: Arc::default() })
+    Ok(Background {
+        process,
+        thread: thread.thread().id(),
+        handle,
+        tasks,
+        calls: Arc::default(),
+        calls_at_once: Arc::default(),
+    })
 }
 
 #[cfg(unix)]
