@@ -9,7 +9,7 @@
 //!   long they had use for it. What many ask while we sleep is then sent together, which costs less for us and for the store.
 //! - **There is another processor**, for this process too (a container's share counts).
 //!
-//! A wrong guess costs [`AT_ONCE`] of a processor. Nothing waits for it: each look is one turn of all the thread's tasks, sockets
+//! A wrong guess costs [`ANSWER`] of a processor. Nothing waits for it: each look is one turn of all the thread's tasks, sockets
 //! and timers.
 
 use std::{
@@ -23,8 +23,11 @@ use futures_util::FutureExt;
 
 use crate::{rt::Runtime, time::Moment};
 
-/// What comes within this comes at once: longer than a store in memory takes that is on this machine or the next.
-const AT_ONCE: Duration = Duration::from_micros(500);
+/// An answer within this comes at once: longer than a store in memory takes that is on this machine or the next.
+const ANSWER: Duration = Duration::from_micros(500);
+/// The next request within this does: longer than a program takes that has nothing else to do. What comes at random, some thousands
+/// of times a second, does not keep a processor busy.
+const REQUEST: Duration = Duration::from_micros(200);
 /// How many may be under way where others need the processor.
 const FEW: usize = 2;
 /// Others needed the processor that had it for longer than this: more than one request takes a store in memory.
@@ -112,8 +115,9 @@ struct Pace {
 impl Pace {
     /// A request is sent; whether somebody has to begin to look.
     fn asked(&mut self, now: Moment) -> bool {
+        let came_at_once = self.last_is_near(now);
         self.under_way += 1;
-        if !self.last_is_near(now) || !self.has_room() {
+        if !came_at_once || !self.has_room() {
             self.brisk = 0;
         }
         self.begin(now)
@@ -121,7 +125,7 @@ impl Pace {
 
     /// It is over; whether somebody has to begin to look.
     fn answered(&mut self, asked: Moment, now: Moment) -> bool {
-        let is_brisk = self.has_room() && is_at_once(asked, now);
+        let is_brisk = self.has_room() && now.since(asked) <= ANSWER;
         self.under_way -= 1;
         self.brisk = if is_brisk { SOME.min(self.brisk + 1) } else { 0 };
         self.crowded = self.crowded.saturating_sub(1);
@@ -149,16 +153,13 @@ impl Pace {
     }
 
     fn last_is_near(&self, now: Moment) -> bool {
-        self.last.is_some_and(|last| is_at_once(last, now))
+        let limit = if self.under_way == 0 { REQUEST } else { ANSWER };
+        self.last.is_some_and(|last| now.since(last) <= limit)
     }
 
     fn is_worth_it(&self) -> bool {
         self.brisk >= SOME
     }
-}
-
-fn is_at_once(since: Moment, now: Moment) -> bool {
-    now.since(since) <= AT_ONCE
 }
 
 #[cfg(test)]
@@ -168,6 +169,7 @@ mod tests {
 
     const NOW: Moment = Moment { boot: Duration::from_secs(1), wall: Duration::from_secs(2) };
     const SOON: Duration = Duration::from_micros(100);
+    const LATER: Duration = Duration::from_micros(400);
     const LATE: Duration = Duration::from_millis(2);
 
     /// Requests one after the other, each with the time until it is sent and until it is answered: whether somebody looked for
@@ -192,12 +194,14 @@ mod tests {
     fn what_comes_at_once_is_looked_for() {
         assert_eq!(looked(&[(LATE, SOON), (SOON, SOON), (SOON, SOON)]), (false, false), "not yet");
         assert_eq!(looked(&[(LATE, SOON), (SOON, SOON), (SOON, SOON), (SOON, SOON)]), (true, true));
+        assert_eq!(looked(&[(SOON, LATER); 5]), (true, true), "a store that takes a little longer");
     }
 
     #[test]
     fn what_is_late_is_not() {
         assert_eq!(looked(&[(SOON, LATE); 20]), (false, false), "a store that is far");
         assert_eq!(looked(&[(LATE, SOON), (SOON, SOON)].repeat(20)), (false, false), "a lock now and then");
+        assert_eq!(looked(&[(LATER, SOON); 20]), (false, false), "and a little more often");
     }
 
     #[test]
@@ -205,9 +209,11 @@ mod tests {
         let mut pace = Pace { brisk: SOME, last: Some(NOW), ..Pace::default() };
         assert!(pace.asked(NOW), "one begins");
         assert!(!pace.asked(NOW), "and no other");
-        assert!(pace.goes_on(NOW, NOW.plus(AT_ONCE)));
+        assert!(pace.goes_on(NOW, NOW.plus(LATER)));
         assert!(!pace.goes_on(NOW, NOW.plus(LATE)));
-        assert!(pace.answered(NOW, NOW));
+        assert!(pace.answered(NOW, NOW) && !pace.answered(NOW, NOW));
+        assert!(pace.goes_on(NOW, NOW.plus(SOON)));
+        assert!(!pace.goes_on(NOW, NOW.plus(LATER)), "for the next request not as long as for an answer");
     }
 
     #[test]
