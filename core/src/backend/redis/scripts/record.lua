@@ -12,8 +12,9 @@ local STAYS, SLACK = 8000, 3000
 -- How often one looks whether a foreign client, which tells nobody, has let go.
 local LOOK_AT_FOREIGN = 50
 
-local time = redis.call('TIME')
-local now = millis(time)
+local time = micros(redis.call('TIME'))
+-- In milliseconds.
+local now = tonumber(time:sub(1, -4))
 
 -- What we wrote; nothing for what somebody else did, however it looks.
 local function read(text)
