@@ -6,7 +6,8 @@
 //!   a disk, nor on requests that come now and then: those are not sped up either, for a kernel may put a store that it wakes for us
 //!   on our processor, where it would wait for us.
 //! - **Few were under way, or nobody else needs the processor**: before each look it is offered to other threads, and if that took
-//!   long they had use for it. What many ask while we sleep is then sent together, which costs less for us and for the store.
+//!   long they had use for it. What many ask while we sleep is then sent together, which costs less for us and for the store. Who keeps
+//!   the processor for very long would do so at each offer, while whoever has slept comes first.
 //! - **There is another processor**, for this process too (a container's share counts).
 //!
 //! A wrong guess costs [`ANSWER`] of a processor. Nothing waits for it: each look is one turn of all the thread's tasks, sockets
@@ -32,8 +33,8 @@ const REQUEST: Duration = Duration::from_micros(200);
 const FEW: usize = 2;
 /// Others needed the processor that had it for longer than this: more than one request takes a store in memory.
 const WANTED: Duration = Duration::from_micros(50);
-/// For how many answers that is remembered.
-const CROWDED: u8 = 200;
+/// For how long that is remembered.
+const CROWDED: Duration = Duration::from_millis(100);
 /// How many requests must have been like that: more than one acquire and its release.
 const SOME: u8 = 3;
 
@@ -103,8 +104,8 @@ fn lock(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
 struct Pace {
     /// How many requests in a row came at once, had room, and were answered at once; no more are counted than matter.
     brisk: u8,
-    /// For how many more answers there is room for few only.
-    crowded: u8,
+    /// When others needed the processor, and how many may be under way since then.
+    crowded: Option<(Moment, usize)>,
     under_way: usize,
     /// When the last one was asked or answered.
     last: Option<Moment>,
@@ -117,7 +118,7 @@ impl Pace {
     fn asked(&mut self, now: Moment) -> bool {
         let came_at_once = self.last_is_near(now);
         self.under_way += 1;
-        if !came_at_once || !self.has_room() {
+        if !came_at_once || !self.has_room(now) {
             self.brisk = 0;
         }
         self.begin(now)
@@ -125,10 +126,9 @@ impl Pace {
 
     /// It is over; whether somebody has to begin to look.
     fn answered(&mut self, asked: Moment, now: Moment) -> bool {
-        let is_brisk = self.has_room() && now.since(asked) <= ANSWER;
+        let is_brisk = self.has_room(now) && now.since(asked) <= ANSWER;
         self.under_way -= 1;
         self.brisk = if is_brisk { SOME.min(self.brisk + 1) } else { 0 };
-        self.crowded = self.crowded.saturating_sub(1);
         self.begin(now)
     }
 
@@ -141,15 +141,22 @@ impl Pace {
 
     /// Whether whoever looks is to look again, which has `offered` the processor to others then and has it again.
     fn goes_on(&mut self, offered: Moment, now: Moment) -> bool {
-        if self.under_way > FEW && now.since(offered) > WANTED {
-            (self.crowded, self.brisk) = (CROWDED, 0);
+        let room = match now.since(offered) {
+            // Whoever that was, it is no store that is near.
+            away if away > ANSWER => 0,
+            away if away > WANTED => FEW,
+            _ => usize::MAX,
+        };
+        if self.under_way.max(1) > room {
+            (self.crowded, self.brisk) = (Some((now, room)), 0);
         }
         self.looking = self.is_worth_it() && self.last_is_near(now);
         self.looking
     }
 
-    fn has_room(&self) -> bool {
-        self.under_way <= FEW || self.crowded == 0
+    fn has_room(&self, now: Moment) -> bool {
+        let lately = self.crowded.filter(|(since, _)| now.since(*since) <= CROWDED);
+        lately.is_none_or(|(_, room)| self.under_way <= room)
     }
 
     fn last_is_near(&self, now: Moment) -> bool {
@@ -207,13 +214,14 @@ mod tests {
     #[test]
     fn one_looks_and_not_for_long() {
         let mut pace = Pace { brisk: SOME, last: Some(NOW), ..Pace::default() };
+        let goes_on = |pace: &mut Pace, after| pace.goes_on(NOW.plus(after), NOW.plus(after));
         assert!(pace.asked(NOW), "one begins");
         assert!(!pace.asked(NOW), "and no other");
-        assert!(pace.goes_on(NOW, NOW.plus(LATER)));
-        assert!(!pace.goes_on(NOW, NOW.plus(LATE)));
+        assert!(goes_on(&mut pace, LATER));
+        assert!(!goes_on(&mut pace, LATE));
         assert!(pace.answered(NOW, NOW) && !pace.answered(NOW, NOW));
-        assert!(pace.goes_on(NOW, NOW.plus(SOON)));
-        assert!(!pace.goes_on(NOW, NOW.plus(LATER)), "for the next request not as long as for an answer");
+        assert!(goes_on(&mut pace, SOON));
+        assert!(!goes_on(&mut pace, LATER), "for the next request not as long as for an answer");
     }
 
     #[test]
@@ -237,9 +245,24 @@ mod tests {
         (0..3).for_each(|_| _ = pace.asked(NOW));
         assert!(!pace.goes_on(NOW, NOW), "and not among many");
         (0..3).for_each(|_| _ = pace.answered(NOW, NOW));
-        (0..CROWDED).for_each(|_| _ = round(&mut pace, 1));
-        round(&mut pace, 30);
-        assert!(pace.goes_on(NOW, NOW), "until that is long ago");
+        let now = NOW.plus(CROWDED + LATE);
+        (0..30).for_each(|_| _ = pace.asked(now));
+        (0..30).for_each(|_| _ = pace.answered(now, now));
+        assert!(pace.goes_on(now, now), "until that is long ago");
+    }
+
+    #[test]
+    fn not_beside_those_who_keep_the_processor() {
+        for under_way in 0..3 {
+            let mut pace = Pace { brisk: SOME, last: Some(NOW), under_way, ..Pace::default() };
+            assert!(pace.goes_on(NOW, NOW.plus(SOON)));
+            let now = NOW.plus(LATE);
+            pace.last = Some(now);
+            assert!(!pace.goes_on(NOW, now));
+            assert!((0..SOME).all(|_| !pace.asked(now) && !pace.answered(now, now)), "{under_way}");
+            let now = now.plus(CROWDED + LATE);
+            assert!((0..=SOME).any(|_| pace.asked(now) | pace.answered(now, now)), "{under_way}, later");
+        }
     }
 
     /// The thread goes to sleep again.
