@@ -10,8 +10,8 @@
 //!   the processor for very long would do so at each offer, while whoever has slept comes first.
 //! - **There is another processor**, for this process too (a container's share counts).
 //!
-//! A wrong guess costs [`ANSWER`] of a processor. Nothing waits for it: each look is one turn of all the thread's tasks, sockets
-//! and timers.
+//! A wrong guess costs no more than [`ANSWER`] of a processor. Each look is one turn of all the thread's tasks, sockets and timers:
+//! they wait for nothing but for those who take the processor that is offered, until that is noticed.
 
 use std::{
     num::NonZero,
@@ -147,6 +147,7 @@ impl Pace {
             away if away > WANTED => FEW,
             _ => usize::MAX,
         };
+        // Where nothing is under way, the next request is looked for.
         if self.under_way.max(1) > room {
             (self.crowded, self.brisk) = (Some((now, room)), 0);
         }
