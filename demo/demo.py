@@ -104,21 +104,25 @@ def race(
     url: str | None = None,
     more: dict[str, list[str | Path]] | None = None,
 ) -> tuple[list[Turn], int]:
-    """All workers at once; their turns in order, and how far the file has counted."""
+    """All workers at once, when those of `more` are ready; their turns in order, and how far the file has counted."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "counter").write_text("0")
         environment = dict(os.environ, **({"DEMO_WITHOUT_LOCK": "1"} if without_lock else {}))
         environment |= {"WINDLASS_URL": url} if url else {}
-        workers = [
-            subprocess.Popen([*command, name, directory, str(seconds)], env=environment)
-            for name, command in {**WORKERS, **(more or {})}.items()
-        ]
+
+        def start(name: str, command: list[str | Path], **how: int) -> subprocess.Popen[bytes]:
+            return subprocess.Popen([*command, name, directory, str(seconds)], env=environment, **how)
+
+        slow = [start(name, command, stdout=subprocess.PIPE) for name, command in (more or {}).items()]
+        for worker in slow:
+            assert worker.stdout
+            worker.stdout.readline()  # it is ready, or it has failed
+        workers = slow + [start(name, command) for name, command in WORKERS.items()]
         codes = [worker.wait() for worker in workers]
         if any(codes):
             sys.exit(f"a worker failed: {codes}")
         lines = (Path(directory) / "turns").read_text().splitlines()
-        # Without the lock one can even be caught half way through writing.
-        counted = int((Path(directory) / "counter").read_text() or 0)
+        counted = int((Path(directory) / "counter").read_text().partition("\n")[0] or 0)
     turns = [Turn(who, *map(float, times)) for who, *times in map(str.split, lines)]
     return sorted(turns, key=lambda turn: turn.got), counted
 

@@ -39,7 +39,7 @@ const browser = await chromium.launch({
 const page = await browser.newPage();
 await page.exposeFunction("step", step);
 await page.goto(DEMO_ORIGIN);
-// A browser takes its time to start.
+console.log("ready"); // the others begin now: a browser takes its time to start
 const end = now() + Number(seconds);
 await page.evaluate(
   async ({ url, end }) => {

@@ -3,7 +3,7 @@
 set -euo pipefail
 # shellcheck disable=SC2154 # worker.sh exports these
 got=$EPOCHREALTIME counter=$directory/counter
-value=$(<"$counter")
+read -r value <"$counter" || true # no newline from Python
 sleep 0.002
 echo $((${value:-0} + 1)) >"$counter"
 # shellcheck disable=SC2154

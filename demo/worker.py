@@ -16,7 +16,8 @@ while time.time() < end:
     asked = time.time()
     with lock:
         got = time.time()
-        value = int((directory / "counter").read_text() or 0)
+        # The first line: without a lock there can be a rest of another's number behind it, or nothing yet.
+        value = int((directory / "counter").read_text().partition("\n")[0] or 0)
         time.sleep(0.002)  # whoever else is in here now loses a step
         (directory / "counter").write_text(str(value + 1))
         with (directory / "turns").open("a") as turns:
