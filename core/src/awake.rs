@@ -10,19 +10,30 @@
 //!   the processor for very long would do so at each offer, while whoever has slept comes first.
 //! - **There is another processor**, for this process too (a container's share counts).
 //!
-//! A wrong guess costs no more than [`ANSWER`] of a processor. Each look is one turn of all the thread's tasks, sockets and timers:
-//! they wait for nothing but for those who take the processor that is offered, until that is noticed.
+//! Nor does the thread of whoever asked sleep then, with few under way: to wake that one takes as long again. Its other tasks, sockets
+//! and timers have their turn before each look.
+//!
+//! A wrong guess costs no more than [`ANSWER`] of a processor, or of two. Each look is one turn of all the thread's tasks, sockets and
+//! timers: they wait for nothing but for those who take the processor that is offered, until that is noticed.
 
 use std::{
     num::NonZero,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::available_parallelism,
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 
-use crate::{rt::Runtime, time::Moment};
+#[cfg(any(feature = "etcd", feature = "redis"))]
+use crate::{background::to_its_end, error::Error};
+use crate::{
+    rt::{Runtime, is_background},
+    time::Moment,
+};
 
 /// An answer within this comes at once: longer than a store in memory takes that is on this machine or the next.
 const ANSWER: Duration = Duration::from_micros(500);
@@ -38,22 +49,24 @@ const CROWDED: Duration = Duration::from_millis(100);
 /// How many requests must have been like that: more than one acquire and its release.
 const SOME: u8 = 3;
 
-/// Those who wait for the answers of one store, on the library's thread.
+static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, NonZero::get));
+
+/// Those who wait for the answers of one store.
 #[derive(Clone, Debug)]
 pub(crate) struct Awake {
     rt: Arc<dyn Runtime>,
     pace: Arc<Mutex<Pace>>,
+    /// Whether somebody waits awake on another thread than the library's: one does, for others may be on the same.
+    met: Arc<AtomicBool>,
 }
 
 impl Awake {
     pub(crate) fn new(rt: Arc<dyn Runtime>) -> Self {
-        Self { rt, pace: Arc::default() }
+        Self { rt, pace: Arc::default(), met: Arc::default() }
     }
 
-    /// Waits for an answer; if nobody wants it any more, that counts as one.
+    /// Waits, on the library's thread, for an answer; if nobody wants it any more, that counts as one.
     pub(crate) async fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        static PROCESSORS: LazyLock<usize> =
-            LazyLock::new(|| available_parallelism().map_or(1, NonZero::get));
         if *PROCESSORS == 1 {
             return answer.await;
         }
@@ -61,6 +74,43 @@ impl Awake {
         let _waiting = Waiting { awake: self, asked };
         self.look_if(lock(&self.pace).asked(asked));
         answer.await
+    }
+
+    /// [`to_its_end`], for work that waits for answers.
+    #[cfg(any(feature = "etcd", feature = "redis"))]
+    pub(crate) fn to_its_end<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, E>> {
+        self.meet(to_its_end(&*self.rt, work))
+    }
+
+    /// Waits, on whatever thread, for what the library's thread makes of answers.
+    pub(crate) fn meet<T: Send + 'static>(&self, outcome: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
+        if *PROCESSORS == 1 || is_background() {
+            return outcome;
+        }
+        self.clone().meet_here(outcome).boxed()
+    }
+
+    async fn meet_here<T>(self, mut outcome: BoxFuture<'static, T>) -> T {
+        if let Some(_meeting) = Meeting::begin(&self.met) {
+            let begun = self.rt.now();
+            while self.looks_for_few() && self.rt.now().since(begun) <= ANSWER {
+                // Nobody has to wake us.
+                if let Some(outcome) = (&mut outcome).now_or_never() {
+                    return outcome;
+                }
+                std::thread::yield_now();
+                tokio::task::yield_now().await;
+            }
+        }
+        outcome.await
+    }
+
+    fn looks_for_few(&self) -> bool {
+        // While the library's thread is at it, it looks.
+        self.pace.try_lock().map_or(true, |pace| pace.looking && pace.under_way <= FEW)
     }
 
     fn look_if(&self, worth_it: bool) {
@@ -80,6 +130,20 @@ async fn look(rt: Arc<dyn Runtime>, pace: Arc<Mutex<Pace>>) {
         }
         // Everything else on this thread goes first, and then what its sockets have.
         tokio::task::yield_now().await;
+    }
+}
+
+struct Meeting<'a>(&'a AtomicBool);
+
+impl<'a> Meeting<'a> {
+    fn begin(met: &'a AtomicBool) -> Option<Self> {
+        (!met.swap(true, Ordering::Relaxed)).then(|| Self(met))
+    }
+}
+
+impl Drop for Meeting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -172,6 +236,11 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Wake};
+
+    use futures_channel::oneshot;
+    use futures_util::future;
+
     use super::*;
     use crate::rt::Native;
 
@@ -264,6 +333,85 @@ mod tests {
             let now = now.plus(CROWDED + LATE);
             assert!((0..=SOME).any(|_| pace.asked(now) | pace.answered(now, now)), "{under_way}, later");
         }
+    }
+
+    /// Who is polled, and whether they are woken at once, and so stay awake.
+    struct Caller<T>(BoxFuture<'static, T>, Arc<AtomicBool>);
+
+    impl<T: Send + 'static> Caller<T> {
+        fn new(awake: &Awake, outcome: impl Future<Output = T> + Send + 'static) -> Self {
+            Self(awake.meet(outcome.boxed()), Arc::default())
+        }
+
+        fn poll(&mut self) -> (Poll<T>, bool) {
+            struct Woken(Arc<AtomicBool>);
+            impl Wake for Woken {
+                fn wake(self: Arc<Self>) {
+                    self.0.store(true, Ordering::Relaxed);
+                }
+            }
+            let waker = Arc::new(Woken(self.1.clone())).into();
+            self.1.store(false, Ordering::Relaxed);
+            let polled = self.0.poll_unpin(&mut Context::from_waker(&waker));
+            (polled, self.is_woken())
+        }
+
+        fn is_woken(&self) -> bool {
+            self.1.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn who_asked_is_awake_while_the_thread_is() {
+        let several = *PROCESSORS > 1;
+        let awake = Awake::new(Arc::new(Native));
+        let look = |looking, under_way| {
+            let mut pace = lock(&awake.pace);
+            (pace.looking, pace.under_way) = (looking, under_way);
+        };
+        let caller = || {
+            let (tell, told) = oneshot::channel();
+            (tell, Caller::new(&awake, told))
+        };
+        let asleep = (Poll::Pending, false);
+        look(true, FEW);
+        let ((tell, mut one), (tell_other, mut other)) = (caller(), caller());
+        assert_eq!(one.poll(), (Poll::Pending, several));
+        assert_eq!(other.poll(), asleep, "one of them");
+        one.1.store(false, Ordering::Relaxed);
+        tell.send(1).unwrap();
+        assert_eq!(one.is_woken(), !several, "nobody wakes who is awake");
+        assert_eq!(one.poll().0, Poll::Ready(Ok(1)));
+        tell_other.send(2).unwrap();
+        assert!(other.is_woken());
+        assert_eq!(other.poll().0, Poll::Ready(Ok(2)));
+        for (looking, under_way) in [(false, 1), (true, FEW + 1)] {
+            look(true, 1);
+            let (tell, mut caller) = caller();
+            assert_eq!(caller.poll(), (Poll::Pending, several), "the next one is");
+            look(looking, under_way);
+            assert_eq!(caller.poll(), asleep);
+            tell.send(3).unwrap();
+            assert!(caller.is_woken());
+        }
+        look(true, 1);
+        assert_eq!(caller().1.poll(), (Poll::Pending, several), "one that gives up");
+        let (_tell, mut caller) = caller();
+        let begun = Native.now();
+        while caller.poll().1 {
+            assert!(Native.now().since(begun) < Duration::from_secs(30), "for ever");
+        }
+        assert!(!several || Native.now().since(begun) >= ANSWER);
+    }
+
+    #[test]
+    fn the_thread_itself_does_not_wait_for_itself() {
+        let awake = Awake::new(Arc::new(Native));
+        lock(&awake.pace).looking = true;
+        let (tell, told) = std::sync::mpsc::channel();
+        let look = async move { tell.send(Caller::new(&awake, future::pending::<()>()).poll()).unwrap() };
+        Native.spawn(look.boxed());
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok((Poll::Pending, false)));
     }
 
     /// The thread goes to sleep again.

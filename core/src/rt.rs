@@ -13,6 +13,8 @@ use crate::{
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 mod native;
+#[cfg(all(any(feature = "etcd", feature = "http", feature = "redis"), not(target_family = "wasm")))]
+pub(crate) use native::is_background;
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub use native::{Native, thread};
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]

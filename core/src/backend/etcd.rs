@@ -192,7 +192,7 @@ impl Space {
         let key = used_again.map_or(named, |known| known.key.clone());
         let answer = self.post.put_in(self.deletion(&claim.name, key, this_one));
         let (space, claim) = (self.clone(), claim.clone());
-        to_its_end(&*self.rt, async move {
+        self.link.awake.to_its_end(async move {
             let nothing =
                 |answer: &TxnOpResponse| matches!(answer, TxnOpResponse::Delete(it) if it.deleted() == 0);
             let was_there = match answer.await.unwrap_or_else(|_| Err(no_thread())) {

@@ -31,7 +31,7 @@ use futures_util::{
 use super::{Backend, Capabilities, OnWaiting, in_turn};
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Holder, Mode, News, Renewal, Status},
-    background::{self, to_its_end},
+    background,
     error::{Error, ErrorKind, LostReason, Result},
     lease::each_within,
     name::{ClaimId, Name},
@@ -428,7 +428,7 @@ fn end(
     for id in &ids {
         link.hub.ends(*id);
     }
-    to_its_end(&*link.rt, async move {
+    link.awake.to_its_end(async move {
         let mut late = Duration::ZERO;
         for id in &ids {
             if here.hub.may_come_late(*id).await {

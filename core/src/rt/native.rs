@@ -196,6 +196,12 @@ thread_local! {
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether this is the thread that runs what is in the background.
+#[cfg(any(feature = "etcd", feature = "http", feature = "redis"))]
+pub(crate) fn is_background() -> bool {
+    IS_OURS.get()
+}
+
 /// What runs in the background of a process.
 struct Background {
     process: u32,

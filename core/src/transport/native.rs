@@ -132,7 +132,7 @@ impl Transport for Native {
             return self.there(answer);
         }
         let awake = self.awake.clone();
-        self.there(async move { awake.wait(answer).await })
+        self.awake.meet(self.there(async move { awake.wait(answer).await }))
     }
 
     fn stream(&self, request: Request) -> BoxFuture<'static, Result<Streamed>> {

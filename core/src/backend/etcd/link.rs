@@ -23,7 +23,7 @@ use super::{
 use crate::{
     authority::TlsFiles,
     awake::Awake,
-    background::{self, to_its_end},
+    background,
     error::{ErrorKind, Result},
     rt::Runtime,
     within::within,
@@ -46,7 +46,7 @@ pub(super) struct Link {
     pub(super) rt: Arc<dyn Runtime>,
     member: Mutex<Member>,
     moved: Event,
-    awake: Awake,
+    pub(super) awake: Awake,
 }
 
 struct Member {
@@ -115,7 +115,7 @@ impl Link {
         F: Future<Output = Result<T, etcd_client::Error>> + Send + 'static,
     {
         let link = self.clone();
-        to_its_end(&*self.rt, async move { link.ask_here(limit, &request).await })
+        self.awake.to_its_end(async move { link.ask_here(limit, &request).await })
     }
 
     /// ... on this thread, which must be the library's.

@@ -20,7 +20,6 @@ use super::{
 use crate::{
     ask::{Ask, Claim, Entry, Grant, Mode},
     backend::OnWaiting,
-    background::to_its_end,
     error::{Error, ErrorKind, Result},
     name::Name,
     time::Moment,
@@ -171,7 +170,7 @@ impl Space {
         lease.begin();
         let answer = self.post.put_in(order);
         let (space, spot, lease) = (self.clone(), spot.clone(), lease.clone());
-        let put = to_its_end(&*self.rt, async move {
+        let put = self.link.awake.to_its_end(async move {
             let answer = answer.await.unwrap_or_else(|_| Err(no_thread()));
             match &answer {
                 Ok(done) if done.so => space.has_put(&spot, &lease),

@@ -37,7 +37,6 @@ use super::{
 use crate::{
     ask::Term,
     awake::Awake,
-    background::to_its_end,
     error::{Error, ErrorKind, Result},
     lease::has_just_begun,
     name::{ClaimId, Name},
@@ -70,7 +69,7 @@ pub(super) struct Link {
     left: RwLock<u64>,
     /// How many there were.
     looks: AtomicU64,
-    awake: Awake,
+    pub(super) awake: Awake,
 }
 
 #[derive(Default)]
@@ -291,7 +290,7 @@ impl Link {
         F: Future<Output = RedisResult<T>> + Send + 'static,
     {
         let link = self.clone();
-        to_its_end(&*self.rt, async move {
+        self.awake.to_its_end(async move {
             let mut failed_at = None;
             let answer = link.ask_here(&request, &mut failed_at).await;
             end(failed_at);
