@@ -10,8 +10,8 @@
 //!   the processor for very long would do so at each offer, while whoever has slept comes first.
 //! - **There is another processor**, for this process too (a container's share counts).
 //!
-//! Nor does the thread of whoever asked sleep then, with few under way: to wake that one takes as long again. Its other tasks, sockets
-//! and timers have their turn before each look.
+//! To wake whoever asked takes as long again: with few under way one of those who wait for the store is awake, too. Its thread's other
+//! tasks, sockets and timers have their turn before each look.
 //!
 //! A wrong guess costs no more than [`ANSWER`] of a processor, or of two. Each look is one turn of all the thread's tasks, sockets and
 //! timers: they wait for nothing but for those who take the processor that is offered, until that is noticed.
@@ -19,17 +19,22 @@
 use std::{
     num::NonZero,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::available_parallelism,
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, poll_immediate},
+};
 
 #[cfg(any(feature = "etcd", feature = "redis"))]
-use crate::{background::to_its_end, error::Error};
+use crate::background::to_its_end;
+#[cfg(any(test, feature = "etcd", feature = "redis"))]
+use crate::error::Error;
 use crate::{
     rt::{Runtime, is_background},
     time::Moment,
@@ -49,30 +54,35 @@ const CROWDED: Duration = Duration::from_millis(100);
 /// How many requests must have been like that: more than one acquire and its release.
 const SOME: u8 = 3;
 
-static PROCESSORS: LazyLock<usize> = LazyLock::new(|| available_parallelism().map_or(1, NonZero::get));
-
 /// Those who wait for the answers of one store.
 #[derive(Clone, Debug)]
 pub(crate) struct Awake {
     rt: Arc<dyn Runtime>,
-    pace: Arc<Mutex<Pace>>,
-    /// Whether somebody waits awake on another thread than the library's: one does, for others may be on the same.
-    met: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    pace: Mutex<Pace>,
+    /// Whether the library's thread looks, with few under way.
+    looks_for_few: AtomicBool,
+    /// Whether somebody on another thread is awake, too; one is, for others may be on the same.
+    met: AtomicBool,
 }
 
 impl Awake {
     pub(crate) fn new(rt: Arc<dyn Runtime>) -> Self {
-        Self { rt, pace: Arc::default(), met: Arc::default() }
+        Self { rt, shared: Arc::default() }
     }
 
     /// Waits, on the library's thread, for an answer; if nobody wants it any more, that counts as one.
     pub(crate) async fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        if *PROCESSORS == 1 {
+        if processors() == 1 {
             return answer.await;
         }
         let asked = self.rt.now();
         let _waiting = Waiting { awake: self, asked };
-        self.look_if(lock(&self.pace).asked(asked));
+        self.look_if(self.shared.change(|pace| pace.asked(asked)));
         answer.await
     }
 
@@ -87,45 +97,65 @@ impl Awake {
 
     /// Waits, on whatever thread, for what the library's thread makes of answers.
     pub(crate) fn meet<T: Send + 'static>(&self, outcome: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
-        if *PROCESSORS == 1 || is_background() {
+        // On Windows to go round Python's event loops can take a thread each time.
+        if processors() == 1 || cfg!(windows) || is_background() {
             return outcome;
         }
         self.clone().meet_here(outcome).boxed()
     }
 
     async fn meet_here<T>(self, mut outcome: BoxFuture<'static, T>) -> T {
-        if let Some(_meeting) = Meeting::begin(&self.met) {
+        if let Some(_meeting) = Meeting::begin(&self.shared) {
             let begun = self.rt.now();
-            while self.looks_for_few() && self.rt.now().since(begun) <= ANSWER {
-                // Nobody has to wake us.
-                if let Some(outcome) = (&mut outcome).now_or_never() {
+            // What is dropped before its end goes on in the background.
+            while self.shared.looks_for_few.load(Ordering::Relaxed) && !is_background() {
+                // With the waker, as whoever sleeps: an executor that runs inside of tokio's may not hear what `yield_now` says.
+                if let Some(outcome) = poll_immediate(&mut outcome).await {
                     return outcome;
                 }
+                let offered = self.rt.now();
                 std::thread::yield_now();
+                let now = self.rt.now();
+                if now.since(offered) > WANTED {
+                    self.shared.change(|pace| pace.offered(offered, now));
+                }
+                if now.since(begun) > ANSWER {
+                    break;
+                }
                 tokio::task::yield_now().await;
             }
         }
         outcome.await
     }
 
-    fn looks_for_few(&self) -> bool {
-        // While the library's thread is at it, it looks.
-        self.pace.try_lock().map_or(true, |pace| pace.looking && pace.under_way <= FEW)
-    }
-
     fn look_if(&self, worth_it: bool) {
         if worth_it {
-            self.rt.spawn(look(self.rt.clone(), self.pace.clone()).boxed());
+            self.rt.spawn(look(self.rt.clone(), self.shared.clone()).boxed());
         }
     }
 }
 
-async fn look(rt: Arc<dyn Runtime>, pace: Arc<Mutex<Pace>>) {
+/// How many there are for this process.
+fn processors() -> usize {
+    // No lock: another thread could have it at a `fork`.
+    static KNOWN: AtomicUsize = AtomicUsize::new(0);
+    match KNOWN.load(Ordering::Relaxed) {
+        0 => {
+            let count = available_parallelism().map_or(1, NonZero::get);
+            KNOWN.store(count, Ordering::Relaxed);
+            count
+        }
+        count => count,
+    }
+}
+
+async fn look(rt: Arc<dyn Runtime>, shared: Arc<Shared>) {
     loop {
         let offered = rt.now();
         // The kernel may have put whoever was sent the request on this processor, as if we slept.
         std::thread::yield_now();
-        if !lock(&pace).goes_on(offered, rt.now()) {
+        let now = rt.now();
+        if !shared.change(|pace| pace.goes_on(offered, now)) {
             return;
         }
         // Everything else on this thread goes first, and then what its sockets have.
@@ -133,17 +163,26 @@ async fn look(rt: Arc<dyn Runtime>, pace: Arc<Mutex<Pace>>) {
     }
 }
 
-struct Meeting<'a>(&'a AtomicBool);
+impl Shared {
+    fn change<T>(&self, change: impl FnOnce(&mut Pace) -> T) -> T {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = change(&mut pace);
+        self.looks_for_few.store(pace.looking && pace.under_way <= FEW, Ordering::Relaxed);
+        outcome
+    }
+}
+
+struct Meeting<'a>(&'a Shared);
 
 impl<'a> Meeting<'a> {
-    fn begin(met: &'a AtomicBool) -> Option<Self> {
-        (!met.swap(true, Ordering::Relaxed)).then(|| Self(met))
+    fn begin(shared: &'a Shared) -> Option<Self> {
+        (!shared.met.swap(true, Ordering::Relaxed)).then(|| Self(shared))
     }
 }
 
 impl Drop for Meeting<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.met.store(false, Ordering::Relaxed);
     }
 }
 
@@ -154,13 +193,10 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let worth_it = lock(&self.awake.pace).answered(self.asked, self.awake.rt.now());
+        let now = self.awake.rt.now();
+        let worth_it = self.awake.shared.change(|pace| pace.answered(self.asked, now));
         self.awake.look_if(worth_it);
     }
-}
-
-fn lock(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
-    pace.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When something was asked and answered, and whether the next is worth looking for.
@@ -205,6 +241,12 @@ impl Pace {
 
     /// Whether whoever looks is to look again, which has `offered` the processor to others then and has it again.
     fn goes_on(&mut self, offered: Moment, now: Moment) -> bool {
+        self.offered(offered, now);
+        self.looking = self.is_worth_it() && self.last_is_near(now);
+        self.looking
+    }
+
+    fn offered(&mut self, offered: Moment, now: Moment) {
         let room = match now.since(offered) {
             // Whoever that was, it is no store that is near.
             away if away > ANSWER => 0,
@@ -215,8 +257,6 @@ impl Pace {
         if self.under_way.max(1) > room {
             (self.crowded, self.brisk) = (Some((now, room)), 0);
         }
-        self.looking = self.is_worth_it() && self.last_is_near(now);
-        self.looking
     }
 
     fn has_room(&self, now: Moment) -> bool {
@@ -236,13 +276,19 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Poll, Wake};
+    use std::{
+        task::{Context, Poll, Wake},
+        thread::Thread,
+    };
 
     use futures_channel::oneshot;
     use futures_util::future;
 
     use super::*;
-    use crate::rt::Native;
+    use crate::{
+        rt::{Native, thread},
+        time::Millis,
+    };
 
     const NOW: Moment = Moment { boot: Duration::from_secs(1), wall: Duration::from_secs(2) };
     const SOON: Duration = Duration::from_micros(100);
@@ -335,6 +381,47 @@ mod tests {
         }
     }
 
+    /// A clock that goes on by so much each time that somebody looks at it.
+    #[derive(Debug, Default)]
+    struct Clock(Mutex<(Duration, Duration)>);
+
+    impl Runtime for Clock {
+        fn start(&self) -> Result<(), Error> {
+            Ok(())
+        }
+        fn now(&self) -> Moment {
+            let mut clock = self.0.lock().unwrap();
+            let (time, step) = *clock;
+            clock.0 = time + step;
+            NOW.plus(clock.0)
+        }
+        fn monotonic(&self) -> Millis {
+            Millis(0)
+        }
+        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+            future::pending().boxed()
+        }
+        fn spawn(&self, task: BoxFuture<'static, ()>) {
+            Native.spawn(task);
+        }
+        fn call(&self, _: Box<dyn FnOnce() + Send>) {}
+        fn random(&self) -> u128 {
+            0
+        }
+        fn process(&self) -> u32 {
+            0
+        }
+    }
+
+    /// While the library's thread looks, with so many under way, and each look at the clock takes so long.
+    fn looking(under_way: usize, step: Duration) -> Awake {
+        let awake = Awake::new(Arc::new(Clock(Mutex::new((Duration::ZERO, step)))));
+        awake.shared.change(|pace| {
+            *pace = Pace { brisk: SOME, looking: true, under_way, last: Some(NOW), ..Pace::default() }
+        });
+        awake
+    }
+
     /// Who is polled, and whether they are woken at once, and so stay awake.
     struct Caller<T>(BoxFuture<'static, T>, Arc<AtomicBool>);
 
@@ -361,57 +448,106 @@ mod tests {
         }
     }
 
+    /// A caller who is awake, where that is done.
+    fn awake_there() -> (Poll<Result<i32, oneshot::Canceled>>, bool) {
+        (Poll::Pending, processors() > 1 && !cfg!(windows))
+    }
+
     #[test]
-    fn who_asked_is_awake_while_the_thread_is() {
-        let several = *PROCESSORS > 1;
-        let awake = Awake::new(Arc::new(Native));
-        let look = |looking, under_way| {
-            let mut pace = lock(&awake.pace);
-            (pace.looking, pace.under_way) = (looking, under_way);
-        };
+    fn one_of_those_who_asked_is_awake_too() {
+        let awake = looking(FEW, Duration::ZERO);
         let caller = || {
             let (tell, told) = oneshot::channel();
             (tell, Caller::new(&awake, told))
         };
-        let asleep = (Poll::Pending, false);
-        look(true, FEW);
         let ((tell, mut one), (tell_other, mut other)) = (caller(), caller());
-        assert_eq!(one.poll(), (Poll::Pending, several));
-        assert_eq!(other.poll(), asleep, "one of them");
-        one.1.store(false, Ordering::Relaxed);
-        tell.send(1).unwrap();
-        assert_eq!(one.is_woken(), !several, "nobody wakes who is awake");
-        assert_eq!(one.poll().0, Poll::Ready(Ok(1)));
-        tell_other.send(2).unwrap();
-        assert!(other.is_woken());
-        assert_eq!(other.poll().0, Poll::Ready(Ok(2)));
-        for (looking, under_way) in [(false, 1), (true, FEW + 1)] {
-            look(true, 1);
-            let (tell, mut caller) = caller();
-            assert_eq!(caller.poll(), (Poll::Pending, several), "the next one is");
-            look(looking, under_way);
-            assert_eq!(caller.poll(), asleep);
-            tell.send(3).unwrap();
+        assert_eq!(one.poll(), awake_there());
+        assert_eq!(one.poll(), awake_there());
+        assert_eq!(other.poll(), (Poll::Pending, false));
+        for (tell, mut caller) in [(tell_other, other), (tell, one)] {
+            tell.send(1).unwrap();
             assert!(caller.is_woken());
+            assert_eq!(caller.poll().0, Poll::Ready(Ok(1)));
         }
-        look(true, 1);
-        assert_eq!(caller().1.poll(), (Poll::Pending, several), "one that gives up");
-        let (_tell, mut caller) = caller();
-        let begun = Native.now();
-        while caller.poll().1 {
-            assert!(Native.now().since(begun) < Duration::from_secs(30), "for ever");
+        assert_eq!(caller().1.poll(), awake_there(), "the next one, who gives up");
+        let (tell, mut caller) = caller();
+        assert_eq!(caller.poll(), awake_there(), "and the next");
+        awake.shared.change(|pace| pace.looking = false);
+        assert_eq!(caller.poll(), (Poll::Pending, false), "who sleeps when the library's thread does");
+        tell.send(2).unwrap();
+        assert!(caller.is_woken());
+        assert_eq!(caller.poll().0, Poll::Ready(Ok(2)));
+    }
+
+    #[test]
+    fn who_asked_sleeps_among_many_and_after_a_while() {
+        let pending = future::pending::<Result<i32, oneshot::Canceled>>;
+        assert_eq!(Caller::new(&looking(FEW + 1, Duration::ZERO), pending()).poll(), (Poll::Pending, false));
+        let mut caller = Caller::new(&looking(1, SOON), pending());
+        // Two looks at the clock a turn.
+        let turns = (0..10).take_while(|_| caller.poll().1).count();
+        assert_eq!(turns, if awake_there().1 { 2 } else { 0 });
+    }
+
+    #[test]
+    fn others_who_keep_the_processor_of_whoever_asked_are_noticed() {
+        let awake = looking(1, LATE);
+        _ = Caller::new(&awake, future::pending::<()>()).poll();
+        let crowded = awake.shared.change(|pace| pace.crowded);
+        assert_eq!(crowded.map(|(_, room)| room), awake_there().1.then_some(0));
+    }
+
+    /// Where the caller's own executor runs inside of tokio's, which does not go on meanwhile.
+    #[test]
+    fn who_asked_is_woken_by_the_answer_alone() {
+        struct Unpark(Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
         }
-        assert!(!several || Native.now().since(begun) >= ANSWER);
+        let mut answered = false;
+        let outcome = future::poll_fn(move |context| {
+            if std::mem::replace(&mut answered, true) {
+                return Poll::Ready(());
+            }
+            let waker = context.waker().clone();
+            thread("answers", move || waker.wake()).unwrap();
+            Poll::Pending
+        });
+        let awake = looking(1, Duration::ZERO);
+        let mut caller = awake.meet(outcome.boxed());
+        let (tell, told) = std::sync::mpsc::channel();
+        thread("asks", move || {
+            let waker = Arc::new(Unpark(std::thread::current())).into();
+            let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            tokio.block_on(async {
+                while caller.poll_unpin(&mut Context::from_waker(&waker)).is_pending() {
+                    std::thread::park();
+                }
+            });
+            tell.send(()).unwrap();
+        })
+        .unwrap();
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(()));
     }
 
     #[test]
     fn the_thread_itself_does_not_wait_for_itself() {
-        let awake = Awake::new(Arc::new(Native));
-        lock(&awake.pace).looking = true;
+        let awake = looking(1, Duration::ZERO);
+        let mut begun_elsewhere = Caller::new(&awake, future::pending::<Result<i32, oneshot::Canceled>>());
+        assert_eq!(begun_elsewhere.poll(), awake_there());
         let (tell, told) = std::sync::mpsc::channel();
-        let look = async move { tell.send(Caller::new(&awake, future::pending::<()>()).poll()).unwrap() };
+        let look = async move {
+            for mut caller in [begun_elsewhere, Caller::new(&awake, future::pending())] {
+                _ = caller.poll();
+                tell.send(awake.shared.met.load(Ordering::Relaxed)).unwrap();
+            }
+        };
         Native.spawn(look.boxed());
-        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok((Poll::Pending, false)));
+        for _ in 0..2 {
+            assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(false));
+        }
     }
 
     /// The thread goes to sleep again.
@@ -421,14 +557,16 @@ mod tests {
         let here = awake.clone();
         let (tell, told) = std::sync::mpsc::channel();
         let request = async move {
-            *lock(&here.pace) = Pace { brisk: SOME, last: Some(Native.now()), ..Pace::default() };
-            here.wait(async { tell.send(lock(&here.pace).looking).unwrap() }).await;
+            here.shared.change(|pace| {
+                *pace = Pace { brisk: SOME, last: Some(Native.now()), ..Pace::default() };
+            });
+            here.wait(async { tell.send(here.shared.change(|pace| pace.looking)).unwrap() }).await;
         };
         Native.spawn(request.boxed());
-        let is_worth_it = available_parallelism().unwrap().get() > 1;
+        let is_worth_it = processors() > 1;
         assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(is_worth_it));
         let start = Native.now();
-        while lock(&awake.pace).looking || lock(&awake.pace).under_way > 0 {
+        while awake.shared.change(|pace| pace.looking || pace.under_way > 0) {
             assert!(Native.now().since(start) < Duration::from_secs(30));
             std::thread::yield_now();
         }
