@@ -33,7 +33,7 @@ use futures_util::{
 
 #[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::background::to_its_end;
-#[cfg(any(test, feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::error::Error;
 use crate::{
     rt::{Runtime, is_background},
@@ -113,9 +113,7 @@ impl Awake {
                 if let Some(outcome) = poll_immediate(&mut outcome).await {
                     return outcome;
                 }
-                let offered = self.rt.now();
-                std::thread::yield_now();
-                let now = self.rt.now();
+                let (offered, now) = offer(&*self.rt);
                 if now.since(offered) > WANTED {
                     self.shared.change(|pace| pace.offered(offered, now));
                 }
@@ -149,12 +147,17 @@ fn processors() -> usize {
     }
 }
 
+/// Offers the processor to other threads; when, and when it is back. The kernel may have put whoever was sent a request on this one,
+/// as if we slept.
+fn offer(rt: &dyn Runtime) -> (Moment, Moment) {
+    let offered = rt.now();
+    std::thread::yield_now();
+    (offered, rt.now())
+}
+
 async fn look(rt: Arc<dyn Runtime>, shared: Arc<Shared>) {
     loop {
-        let offered = rt.now();
-        // The kernel may have put whoever was sent the request on this processor, as if we slept.
-        std::thread::yield_now();
-        let now = rt.now();
+        let (offered, now) = offer(&*rt);
         if !shared.change(|pace| pace.goes_on(offered, now)) {
             return;
         }
@@ -285,12 +288,9 @@ mod tests {
     use futures_util::future;
 
     use super::*;
-    use crate::{
-        rt::{Native, thread},
-        time::Millis,
-    };
+    use crate::rt::{Native, Still, thread};
 
-    const NOW: Moment = Moment { boot: Duration::from_secs(1), wall: Duration::from_secs(2) };
+    const NOW: Moment = Still::NOW;
     const SOON: Duration = Duration::from_micros(100);
     const LATER: Duration = Duration::from_micros(400);
     const LATE: Duration = Duration::from_millis(2);
@@ -381,41 +381,9 @@ mod tests {
         }
     }
 
-    /// A clock that goes on by so much each time that somebody looks at it.
-    #[derive(Debug, Default)]
-    struct Clock(Mutex<(Duration, Duration)>);
-
-    impl Runtime for Clock {
-        fn start(&self) -> Result<(), Error> {
-            Ok(())
-        }
-        fn now(&self) -> Moment {
-            let mut clock = self.0.lock().unwrap();
-            let (time, step) = *clock;
-            clock.0 = time + step;
-            NOW.plus(clock.0)
-        }
-        fn monotonic(&self) -> Millis {
-            Millis(0)
-        }
-        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
-            future::pending().boxed()
-        }
-        fn spawn(&self, task: BoxFuture<'static, ()>) {
-            Native.spawn(task);
-        }
-        fn call(&self, _: Box<dyn FnOnce() + Send>) {}
-        fn random(&self) -> u128 {
-            0
-        }
-        fn process(&self) -> u32 {
-            0
-        }
-    }
-
     /// While the library's thread looks, with so many under way, and each look at the clock takes so long.
     fn looking(under_way: usize, step: Duration) -> Awake {
-        let awake = Awake::new(Arc::new(Clock(Mutex::new((Duration::ZERO, step)))));
+        let awake = Awake::new(Arc::new(Still { step, ..Still::default() }));
         awake.shared.change(|pace| {
             *pace = Pace { brisk: SOME, looking: true, under_way, last: Some(NOW), ..Pace::default() }
         });

@@ -19,8 +19,12 @@ pub(crate) use native::is_background;
 pub use native::{Native, thread};
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 mod one_thread;
+#[cfg(test)]
+mod still;
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 mod web;
+#[cfg(test)]
+pub(crate) use still::Still;
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 pub use {one_thread::OneThread, web::Web};
 

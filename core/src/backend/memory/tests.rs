@@ -5,39 +5,10 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use futures_util::{FutureExt, StreamExt};
 
 use super::*;
-use crate::{ask::Entry, error::LostReason, name::ClaimId, time::Moment};
-
-/// Clocks that stand still, and a process that a test can say has forked.
-#[derive(Debug, Default)]
-struct Still {
-    process: AtomicU32,
-}
-
-impl Runtime for Still {
-    fn start(&self) -> Result<()> {
-        Ok(())
-    }
-    fn now(&self) -> Moment {
-        Moment { boot: Duration::ZERO, wall: Duration::from_micros(1000) }
-    }
-    fn monotonic(&self) -> Millis {
-        Millis(0)
-    }
-    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
-        std::future::pending().boxed()
-    }
-    fn spawn(&self, _: BoxFuture<'static, ()>) {}
-    fn call(&self, _: Box<dyn FnOnce() + Send>) {}
-    fn random(&self) -> u128 {
-        0
-    }
-    fn process(&self) -> u32 {
-        self.process.load(Ordering::Relaxed)
-    }
-}
+use crate::{ask::Entry, error::LostReason, name::ClaimId, rt::Still};
 
 fn memory() -> Memory {
     Memory::new(Arc::new(Still::default()))
@@ -261,7 +232,7 @@ fn wakers_run_without_the_mutex() {
 
 #[test]
 fn a_name_is_shared_within_a_process_only() {
-    let runtime = Arc::new(Still { process: AtomicU32::new(70_000) });
+    let runtime = Arc::new(Still { process: AtomicU32::new(70_000), ..Still::default() });
     let (one, two) = (Memory::named("fork", runtime.clone()), Memory::named("fork", runtime.clone()));
     let other = Memory::named("fork too", runtime.clone());
     assert_eq!(one.url(), "memory:fork");
