@@ -110,6 +110,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Who holds and who stands in line, for the names that begin with `prefix`.
     async fn inspect(&self, prefix: &str) -> Result<Vec<Status>>;
 
+    /// The same of one name; nothing, where nobody holds or waits. For stores that find one name sooner than those that begin with it.
+    async fn inspect_one(&self, name: &Name) -> Result<Option<Status>> {
+        Ok(self.inspect(name.as_str()).await?.into_iter().find(|status| status.name == *name))
+    }
+
     /// Frees a lock as an operator: all its claims, or those with this fencing token, which shared claims may have in
     /// common. Those who held it are told
     /// [`ForceReleased`](crate::LostReason::ForceReleased). Returns whom it was taken from.

@@ -23,7 +23,7 @@ use schemes::{feature_of, forms};
 /// | `etcd://H1,H2,H3/PREFIX`, `etcds://…` with TLS | etcd; `USER:PASSWORD@` before the hosts, or the password in `$WINDLASS_PASSWORD`; `?ca=FILE`, `?cert=FILE&key=FILE`; `?raw_names=true` for prefixes shared with others |
 /// | `file:///DIR` | files of this machine; `?names=murmur3` for lockgate's old file names |
 /// | `http://HOST:PORT/NAMESPACE`, `https://…` | a Windlass server, with the token in `$WINDLASS_TOKEN` or `$WINDLASS_TOKEN_FILE`; `?ca=FILE` trusts its certificates besides the system's, `?cert=FILE` shows ours |
-/// | `redis://HOST:PORT/DB`, `rediss://…` with TLS, `redis+unix:///PATH`, `redis+sentinel://H1,H2,H3/NAME`, `redis+cluster://H1,H2,H3`, `redis+redlock://H1,H2,H3` | Redis or Valkey; credentials and files as for etcd, `?tls=true`; `?prefix=TEXT` and `?namespace=TEXT` before the names; `?min_replicas=N`; `?db=N` at a socket |
+/// | `redis://HOST:PORT/DB`, `rediss://…` with TLS, `redis+unix:///PATH`, `redis+sentinel://H1,H2,H3/NAME`, `redis+cluster://H1,H2,H3`, `redis+redlock://H1,H2,H3` | Redis or Valkey; credentials and files as for etcd, `?tls=true`; `?prefix=TEXT` and `?namespace=TEXT` before the names; `?min_replicas=N`; `?db=N` where the URL has no place for it |
 /// | `k8s://NAMESPACE/leases`, `k8s://NAMESPACE/configmaps/NAME` | a Kubernetes cluster, as `kubectl` reaches it, or a pod its own: Lease objects, or the annotations of any object, which lockgate uses, too; `?context=NAME`, `?kubeconfig=FILE`, `?create=true`, `?qps=50` |
 /// | `lockgate+http://HOST:PORT`, `lockgate+https://…` | lockgate's own server; `?ca=FILE` and `?cert=FILE` as for `http:` |
 ///

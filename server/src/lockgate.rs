@@ -244,7 +244,7 @@ impl Lockgate {
             }
         }
         tracing::warn!(lock = %name, "a lease that is lost was to be {what}, by lockgate's protocol");
-        let held = view.inspect(name.as_str()).await?.into_iter().any(|lock| lock.name == name);
+        let held = view.inspect_one(&name).await?.is_some();
         Ok(Err(if held { ALREADY_LEASED } else { NO_LEASE }))
     }
 

@@ -227,8 +227,8 @@ impl Spaces {
         if self.shared.is_none() {
             return Ok(false);
         }
-        let locks = self.get(namespace)?.client(None)?.inspect(name.as_str()).await?;
-        let mut holders = locks.iter().filter(|lock| lock.name == *name).flat_map(|lock| &lock.holders);
+        let lock = self.get(namespace)?.client(None)?.inspect_one(name).await?;
+        let mut holders = lock.iter().flat_map(|lock| &lock.holders);
         Ok(holders.any(|holder| holder.fencing_token == fencing_token))
     }
 

@@ -92,6 +92,12 @@ impl StoreUrl {
         Self { place: place.trim_end_matches('/').to_owned(), options: options.to_owned() }
     }
 
+    /// Whether an option of it says what the server says for each namespace.
+    fn is_of_one_namespace(&self) -> bool {
+        let mut options = self.options.trim_start_matches('?').split('&');
+        self.place.starts_with("redis") && options.any(|option| option.starts_with("namespace="))
+    }
+
     fn of(&self, namespace: &str) -> String {
         let Self { place, options } = self;
         // What follows the host is a number there, or another name.
@@ -116,6 +122,11 @@ impl StoreUrl {
 impl Shared {
     fn new(url: &str, rt: Arc<dyn Runtime>) -> Result<Self> {
         let url = StoreUrl::new(url);
+        if url.is_of_one_namespace() {
+            let message =
+                "a store is of all namespaces: leave namespace= out, and keep stores apart by prefix=";
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
         let servers = open_backend(&url.of(elsewhere::NAMESPACE), rt.clone())?;
         // Claims move between servers, and end by themselves when nobody renews them.
         if !servers.capabilities().hand_on_between_processes {
@@ -147,7 +158,8 @@ impl Shared {
 
     /// Whether the store answers.
     pub(crate) async fn is_there(&self) -> Result<()> {
-        match tokio::time::timeout(IS_THERE, self.servers.inspect("is it there?")).await {
+        let name = "is it there?".parse()?;
+        match tokio::time::timeout(IS_THERE, self.servers.inspect_one(&name)).await {
             Ok(answer) => answer.map(drop),
             Err(_) => Err(Error::new(ErrorKind::Unavailable, "the store of the locks does not answer")
                 .with_backend(self.servers.url())),
@@ -178,6 +190,8 @@ mod tests {
         ] {
             assert_eq!(StoreUrl::new(store).of("team"), of_team);
         }
+        let error = Store::shared("redis://a/1?prefix=x:&namespace=prod").unwrap_err();
+        assert!(error.to_string().contains("prefix="), "{error}");
         let werf = StoreUrl::new("k8s://werf/configmaps/werf-*?create=true");
         assert_eq!(werf.of(elsewhere::NAMESPACE), "k8s://werf/leases/.namespaces?create=true");
     }

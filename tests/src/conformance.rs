@@ -55,6 +55,7 @@ macro_rules! conformance {
                 force_release_of_nothing, release_tells_of_a_loss, the_robbed_cannot_release;
             seeing: contended_is_heard_once_by_the_holder, lost_is_heard_by_its_own_client_only,
                 news_wait_for_the_ear, holders_and_waiters_are_seen, a_prefix_is_a_prefix_of_the_text,
+                who_is_gone_is_seen_to_be,
                 a_watch_before_a_look_misses_nothing, url_has_no_secret;
             several: all_are_granted, none_when_one_is_taken, waits_for_all, asked_again, opposite_orders,
                 a_queue_of_several;

@@ -17,7 +17,11 @@
 //! - **A token** is greater than the last one and than Redis's clock in microseconds, and than those that this client has seen: so
 //!   it grows also where Redis has lost what it wrote last, by a fail-over or without its disk.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use event_listener::EventListener;
@@ -25,7 +29,7 @@ use futures_channel::mpsc;
 use futures_util::{
     FutureExt, StreamExt,
     future::{self, BoxFuture, Either, join_all},
-    stream::BoxStream,
+    stream::{self, BoxStream},
 };
 
 use super::{Backend, Capabilities, OnWaiting, in_turn};
@@ -49,6 +53,7 @@ mod link;
 mod redlock;
 mod reply;
 mod scripts;
+mod sentinel;
 mod trouble;
 
 use address::Address;
@@ -73,8 +78,42 @@ const TOGETHER: usize = 200;
 #[derive(Debug)]
 pub struct RedisBackend {
     link: Arc<Link>,
-    /// Where replicas are waited for, so that nothing else has to; none where they are not.
-    replicas: Option<Arc<Link>>,
+    /// Nothing, where replicas are not waited for.
+    replicas: Option<Replicas>,
+}
+
+/// Where it is waited for replicas, so that nothing else has to wait behind that.
+#[derive(Debug)]
+struct Replicas {
+    /// How many of them there have to be.
+    wanted: u32,
+    grants: Arc<Link>,
+    /// In a cluster a primary that is cut off from most of the others stops by itself before it is replaced, and a part that
+    /// hangs would be waited for with the claims of all.
+    renewals: Option<Arc<Link>>,
+}
+
+impl Replicas {
+    fn new(address: &Address, rt: &Arc<dyn Runtime>) -> Result<Option<Self>> {
+        let wanted = address.min_replicas;
+        if wanted == 0 {
+            return Ok(None);
+        }
+        let link = || Link::new(address.clone(), rt.clone());
+        let grants = link()?;
+        let renewals = (!grants.is_cluster()).then(link).transpose()?;
+        Ok(Some(Self { wanted, grants, renewals }))
+    }
+
+    fn too_few(&self, have: u32) -> Option<Error> {
+        let message = || {
+            format!(
+                "{have} of the {} replicas that min_replicas wants have the grant or its renewal",
+                self.wanted
+            )
+        };
+        (have < self.wanted).then(|| Error::new(ErrorKind::Unavailable, message()))
+    }
 }
 
 /// Opens the place that an address leads to.
@@ -82,8 +121,8 @@ pub(crate) fn open(address: Address, rt: Arc<dyn Runtime>) -> Result<Arc<dyn Bac
     Ok(match address.redlock() {
         Some(hosts) => Arc::new(Redlock::new(&address, hosts, rt)?),
         None => {
-            let replicas = (address.min_replicas > 0).then(|| Link::new(address.clone(), rt.clone()));
-            Arc::new(RedisBackend { link: Link::new(address, rt)?, replicas: replicas.transpose()? })
+            let replicas = Replicas::new(&address, &rt)?;
+            Arc::new(RedisBackend { link: Link::new(address, rt)?, replicas })
         }
     })
 }
@@ -136,10 +175,11 @@ impl RedisBackend {
     /// That a grant does not count, for too few replicas have it.
     async fn too_few_replicas(&self, claim: &Claim) -> Result<Option<Error>> {
         let Some(replicas) = &self.replicas else { return Ok(None) };
-        let wanted = replicas.min_replicas();
-        let have = replicas.replicated(self.renewal(&claim.name, &[claim.id]), wanted).await?;
-        let message = || format!("{have} of the {wanted} replicas that min_replicas wants have the grant");
-        Ok((have < wanted).then(|| Error::new(ErrorKind::Unavailable, message())))
+        let renewal = vec![self.renewal(&claim.name, &[claim.id])];
+        let (renewed, have) = replicas.grants.replicated(renewal, replicas.wanted).await?;
+        // A server that knows nothing of it, for it has been a replica itself, says nothing of it by its own replicas.
+        let is_there = matches!(&renewed[..], [renewed] if matches!(renewed[..], [Reply::Granted(_)]));
+        Ok(replicas.too_few(if is_there { have } else { 0 }))
     }
 
     fn renewal(&self, name: &Name, ids: &[ClaimId]) -> Call {
@@ -169,15 +209,7 @@ impl RedisBackend {
         let names = Self::by_name(claims);
         let known = claims.iter().filter_map(|claim| Some((claim.id, self.link.hub.token(claim.id)?)));
         let known: BTreeMap<ClaimId, u64> = known.collect();
-        let asked = names.iter().map(|(name, ids)| {
-            let answer = self.link.run::<Vec<Reply>>(self.renewal(name, ids));
-            // A part of a cluster that hangs must not hold up the claims of the others.
-            let limit = each_within(ids.iter().filter_map(|id| self.link.hub.ttl(*id)));
-            async move {
-                within(&self.link.rt, limit, answer).await.unwrap_or_else(|| Err(Trouble::silent().error))
-            }
-        });
-        let answers = join_all(asked.collect::<Vec<_>>()).await;
+        let (answers, too_few) = self.ask_to_renew(&names).await;
         if let [Err(error)] = &answers[..] {
             return Err(error.clone());
         }
@@ -195,7 +227,11 @@ impl RedisBackend {
                         }
                         Some(Reply::Granted(granted)) => {
                             self.link.hub.hold_on(&claim, granted, known.contains_key(&id));
-                            Renewal::Renewed(granted.grant(sent))
+                            match &too_few {
+                                // Where that is made the primary instead, the claim runs out with the last term that it has.
+                                Some(error) => Renewal::Unknown(error.clone()),
+                                None => Renewal::Renewed(granted.grant(sent)),
+                            }
                         }
                         Some(Reply::Gone(now)) => match self.link.hub.let_go(id) {
                             // Before its time: somebody has deleted it, or Redis has lost it.
@@ -210,6 +246,36 @@ impl RedisBackend {
         }
         let not_held = || Renewal::NotHeld;
         Ok(claims.iter().map(|claim| each.get(&claim.id).cloned().unwrap_or_else(not_held)).collect())
+    }
+
+    /// What is said of the claims of each lock, and that too few replicas have it, where they do.
+    async fn ask_to_renew(
+        &self,
+        names: &BTreeMap<&Name, Vec<ClaimId>>,
+    ) -> (Vec<Result<Vec<Reply>>>, Option<Error>) {
+        let limit = |ids: &mut dyn Iterator<Item = &ClaimId>| {
+            each_within(ids.filter_map(|id| self.link.hub.ttl(*id)))
+        };
+        let silent = || Trouble::silent().error;
+        if let Some(replicas) = &self.replicas
+            && let Some(link) = &replicas.renewals
+        {
+            let renewals = names.iter().map(|(name, ids)| self.renewal(name, ids)).collect();
+            let answer = link.replicated(renewals, replicas.wanted);
+            let limit = limit(&mut names.values().flatten());
+            let answer = within(&link.rt, limit, answer).await.unwrap_or_else(|| Err(silent()));
+            return match answer {
+                Ok((renewed, have)) => (renewed.into_iter().map(Ok).collect(), replicas.too_few(have)),
+                Err(error) => (vec![Err(error)], None),
+            };
+        }
+        let asked = names.iter().map(|(name, ids)| {
+            let answer = self.link.run::<Vec<Reply>>(self.renewal(name, ids));
+            // A part of a cluster that hangs must not hold up the claims of the others.
+            let limit = limit(&mut ids.iter());
+            async move { within(&self.link.rt, limit, answer).await.unwrap_or_else(|| Err(silent())) }
+        });
+        (join_all(asked.collect::<Vec<_>>()).await, None)
     }
 
     async fn changed(&self, claim: &Claim, to: Mode) -> Result<Grant> {
@@ -246,23 +312,31 @@ impl RedisBackend {
         names.sort();
         // A scan may show a key twice.
         names.dedup();
-        let mut seen = Vec::new();
+        let (mut seen, mut due) = (Vec::new(), None);
         for names in names.chunks(TOGETHER) {
-            let looks = names.iter().map(|name| {
-                self.link.run::<Option<(String, String)>>(self.link.call(&INSPECT, name, None::<&str>))
-            });
-            let looks: Vec<BoxFuture<'_, _>> = looks.collect();
-            for (name, look) in names.iter().zip(join_all(looks).await) {
-                if let Some((held, wait)) = look? {
-                    seen.push(Status {
-                        name: name.clone(),
-                        holders: holders(&held)?,
-                        waiters: waiters(&wait)?,
-                    });
+            let looks: Vec<_> = names.iter().map(|name| self.seen_one(name)).collect();
+            for look in join_all(looks).await {
+                if let Some((status, first_end)) = look? {
+                    seen.push(status);
+                    due = due.into_iter().chain(first_end).min();
                 }
             }
         }
+        self.link.hub.looked(prefix, due.map(|due| self.link.rt.now().plus(due)));
         Ok(seen)
+    }
+
+    /// Who has the lock, if somebody does, and when the first of them may be gone.
+    async fn seen_one(&self, name: &Name) -> Result<Option<(Status, Option<Duration>)>> {
+        let look = self.link.call(&INSPECT, name, None::<&str>);
+        let Some((held, wait, first_end)) = self.link.run::<Option<(String, String, i64)>>(look).await?
+        else {
+            return Ok(None);
+        };
+        let status = Status { name: name.clone(), holders: holders(&held)?, waiters: waiters(&wait)? };
+        // What ends within this millisecond is seen as gone in the next.
+        let first_end = u64::try_from(first_end).ok().map(|millis| Duration::from_millis(millis + 1));
+        Ok(Some((status, first_end)))
     }
 
     async fn freed(&self, name: &Name, token: Option<u64>) -> Result<Vec<Holder>> {
@@ -321,6 +395,11 @@ impl Backend for RedisBackend {
         self.seen(prefix).await.map_err(|error| self.here(error))
     }
 
+    async fn inspect_one(&self, name: &Name) -> Result<Option<Status>> {
+        let seen = self.seen_one(name).await.map_err(|error| self.here(error))?;
+        Ok(seen.map(|(status, _)| status))
+    }
+
     async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
         let freed = self.freed(name, fencing_token).await.map_err(|error| self.here(error))?;
         for Holder { owner, fencing_token, .. } in &freed {
@@ -330,8 +409,24 @@ impl Backend for RedisBackend {
     }
 
     async fn changes(&self, prefix: &str) -> Result<BoxStream<'static, Result<()>>> {
-        let hints = self.link.hub.watch(prefix);
+        let (hints, due) = self.link.hub.watch(prefix);
         self.link.watch().await.map_err(|error| self.here(error))?;
+        let rt = self.link.rt.clone();
+        let hints = stream::unfold(hints, move |mut hints| {
+            let (due, rt) = (due.clone(), rt.clone());
+            async move {
+                let due = due.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let pause = match due {
+                    Some(due) => rt.sleep(due.since(rt.now())),
+                    None => future::pending().boxed(),
+                };
+                let hint = match future::select(hints.next(), pause).await {
+                    Either::Left((hint, _)) => hint?,
+                    Either::Right(_) => Ok(()),
+                };
+                Some((hint, hints))
+            }
+        });
         Ok(hints.boxed())
     }
 }
@@ -426,7 +521,7 @@ fn end(
 ) -> BoxFuture<'static, Result<Vec<ClaimId>>> {
     let (here, name) = (link.clone(), name.clone());
     for id in &ids {
-        link.hub.ends(*id);
+        link.hub.ends(*id, link.rt.now());
     }
     link.awake.to_its_end(async move {
         let mut late = Duration::ZERO;
@@ -437,7 +532,8 @@ fn end(
         }
         let hexes: Vec<String> = ids.iter().copied().map(hex).collect();
         let ended = here.run_counted(&here.call(&RELEASE, &name, (millis(late), floor, &hexes))).await;
-        ids.iter().for_each(|id| here.hub.has_ended(*id, ended.is_ok()));
+        let once = matches!(ended, Ok((_, true)));
+        ids.iter().for_each(|id| here.hub.has_ended(*id, ended.is_ok(), once, here.rt.now()));
         let (gone, once): (Vec<String>, bool) = ended?;
         let gone = ids.into_iter().zip(&hexes).filter(|(_, hex)| once && gone.contains(hex));
         Ok(gone.map(|(id, _)| id).collect())

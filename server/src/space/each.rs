@@ -91,6 +91,10 @@ impl Backend for EachItsOwn {
         self.common.inspect(prefix).await
     }
 
+    async fn inspect_one(&self, name: &Name) -> Result<Option<Status>> {
+        self.common.inspect_one(name).await
+    }
+
     async fn force_release(&self, name: &Name, fencing_token: Option<u64>) -> Result<Vec<Holder>> {
         self.common.force_release(name, fencing_token).await
     }

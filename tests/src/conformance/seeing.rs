@@ -1,6 +1,6 @@
 //! News of one's own claims, and a look at all.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use windlass::{
@@ -104,6 +104,22 @@ pub async fn holders_and_waiters_are_seen(place: &dyn Place) {
     }
     place.give_back(&*b, &asks.iter().collect::<Vec<_>>()).await;
     place.give_back(&*a, &[&held]).await;
+}
+
+/// Nobody says so: it is no longer renewed.
+pub async fn who_is_gone_is_seen_to_be(place: &dyn Place) {
+    let (a, b) = (place.client(), place.client());
+    if !can_see(place, &*a).await {
+        return;
+    }
+    let mut hints = place.soon("a watch", b.changes("")).await.unwrap();
+    let gone = Ask { ttl: Duration::from_secs(1), ..ask("lock", Mode::Exclusive) };
+    if place.take(&*a, &gone).await.lease.is_some() {
+        seen(place, &mut hints, async || b.inspect("").await.unwrap().len() == 1).await;
+        seen(place, &mut hints, async || b.inspect("").await.unwrap().is_empty()).await;
+        assert!(b.inspect_one(&gone.name).await.unwrap().is_none());
+    }
+    place.give_back(&*a, &[&gone]).await;
 }
 
 pub async fn a_prefix_is_a_prefix_of_the_text(place: &dyn Place) {

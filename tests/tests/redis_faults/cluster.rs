@@ -54,6 +54,25 @@ fn one_of_several_listens() {
     nothing_is_left_of(whole(), &prefix);
 }
 
+/// The master that has the lock is all that is needed.
+#[test]
+fn a_script_is_missing_while_another_master_hangs() {
+    let mut cluster = Cluster::start(Release::Debian);
+    let prefix = prefix();
+    let names = one_on_each(&cluster, &prefix);
+    let ours = locker(&cluster.url(&prefix));
+    for name in &names {
+        block_on(acquire(&ours, name).release()).unwrap();
+    }
+    cluster.master(1).forget_scripts();
+    cluster.master_mut(0).stop();
+    let guard = block_on(ours.lock(&names[1]).try_acquire()).unwrap().unwrap();
+    block_on(guard.release()).unwrap();
+    cluster.master_mut(0).go_on();
+    cluster.until_whole();
+    nothing_is_left_of(&cluster, &prefix);
+}
+
 /// What is on the others goes on; what is on the dead one is there again when it is.
 #[test]
 fn a_master_is_killed() {

@@ -1,19 +1,25 @@
 //! A replica that takes over: from a primary that it was in step with, and from one that it was not; led by hand, and by Sentinels.
 
-use std::{thread, time::Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use windlass::{ErrorKind, Guard, Locker, LostReason};
 use windlass_tests::{
     crowd::Crowd,
     place::PATIENCE,
     processes::until,
-    proxy::Proxy,
+    proxy::{Faults, Proxy},
     redis::{Release, Server, Watched},
 };
 
 use super::{
     SLACK, TTL, acquire, block_on, fresh, locker, locker_with, nothing_is_left, nothing_is_left_in, waits,
 };
+
+/// How long a replica is on its way that answers slowly: nobody says that it does not answer.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// A primary and its replica behind one address.
 struct Pair {
@@ -196,26 +202,53 @@ fn a_grant_that_only_the_old_primary_has_is_none() {
     nothing_is_left_in(&pair.replica, 0);
 }
 
-/// Many that wait for a replica that does not answer are in the way of nobody who renews.
+/// Many that wait for a replica that answers slowly are in the way of nobody who renews.
 #[test]
 fn who_waits_for_replicas_holds_up_nobody() {
     let pair = Pair::new();
-    let ours = locker(&format!("{}?min_replicas=1", pair.url()));
+    let ours = locker_with(&format!("{}?min_replicas=1", pair.url()), 3 * TTL);
     let guard = acquire(&ours, "held");
-    pair.link.hold_up();
+    pair.link.set(Faults { delay: SLOW, ..Faults::NONE });
+    let start = Instant::now();
     thread::scope(|scope| {
-        for n in 0..12 {
-            let lock = ours.lock(format!("lock-{n}")).timeout(2 * TTL);
-            scope.spawn(|| block_on(lock).unwrap_err());
+        for n in 0..24 {
+            let lock = ours.lock(format!("lock-{n}")).timeout(TTL);
+            scope.spawn(move || {
+                while start.elapsed() < 4 * TTL {
+                    if let Ok(guard) = block_on(lock.clone().into_future()) {
+                        block_on(guard.release()).unwrap();
+                    }
+                }
+            });
         }
-        let start = Instant::now();
-        while start.elapsed() < 2 * TTL {
+        while start.elapsed() < 4 * TTL {
             guard.check().unwrap();
             thread::sleep(TTL / 20);
         }
     });
-    pair.link.let_go();
+    pair.link.set(Faults::NONE);
     block_on(guard.release()).unwrap();
+    nothing_is_left_in(&pair.primary, 0);
+}
+
+/// The replica is made a primary by those who cannot see the old one, which answers its holder all the time: the holder is told
+/// before anybody is let in elsewhere, for the replica does not have its renewals.
+#[test]
+fn a_primary_that_is_cut_off_with_its_holder() {
+    let pair = Pair::new();
+    let ours = locker(&format!("{}?min_replicas=1", pair.url()));
+    let other = locker(&pair.replica.url(0));
+    let guard = acquire(&ours, "lock");
+    pair.link.hold_up();
+    pair.replica.promote();
+    assert!(block_on(other.lock("lock").try_acquire()).unwrap().is_none(), "it has the grant");
+    let next = acquire(&other, "lock");
+    assert!(!guard.is_held(), "two hold");
+    assert_eq!(block_on(guard.lost()), LostReason::Unreachable);
+    assert!(next.fencing_token() > guard.fencing_token());
+    block_on(next.release()).unwrap();
+    drop(guard);
+    nothing_is_left_in(&pair.replica, 0);
     nothing_is_left_in(&pair.primary, 0);
 }
 
@@ -368,4 +401,16 @@ fn sentinels_that_die() {
     watched.sentinel(1).start_again();
     block_on(acquire(&ours, "lock").release()).unwrap();
     assert!(start.elapsed() < PATIENCE);
+}
+
+/// They have users of their own, of whom nobody has told us.
+#[test]
+fn sentinels_that_want_a_password() {
+    let mut watched = Watched::start(Release::Debian);
+    for n in 0..3 {
+        watched.sentinel(n).ask(&["ACL", "SETUSER", "default", "resetpass", ">other"]);
+    }
+    let error = block_on(locker(&watched.url(0)).lock("lock").try_acquire()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("wants a password"), "{error}");
 }

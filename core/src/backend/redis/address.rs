@@ -131,13 +131,25 @@ impl Address {
                         "\"{path}\" is no number of a database: write {form}; a prefix is ?prefix=TEXT"
                     ))
                 })?;
-                db = Some(number);
+                if db.replace(number).is_some_and(|other| other != number) {
+                    return Err(invalid("two databases: leave db out, or the number behind the host"));
+                }
             }
             (place, user)
         };
         let db = db.unwrap_or(0);
         if db > 0 && matches!(place, Place::Cluster(_)) {
             return Err(invalid("a cluster of Redis has one database, number 0"));
+        }
+        if min_replicas.is_some() && matches!(place, Place::Redlock(_)) {
+            return Err(invalid(
+                "the servers of redis+redlock: have no replicas that count: leave min_replicas out",
+            ));
+        }
+        if tls.is_some() && matches!(place, Place::Socket(_)) {
+            return Err(invalid(
+                "there is no TLS over a socket of this machine: leave tls, ca, cert and key out",
+            ));
         }
         // A user without a name is the one that every Redis has.
         let (user, password) = user.unzip();
@@ -265,6 +277,25 @@ mod tests {
         ] {
             let error = parse(wrong).unwrap_err();
             assert!(error.message().contains(part), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn options_that_do_nothing_there_are_refused() {
+        let tls = || Some(TlsFiles { ca: None, cert: None, key: None });
+        for (url, settings, part) in [
+            (
+                "redis+redlock://a,b,c",
+                Settings { min_replicas: Some(1), ..Settings::default() },
+                "no replicas",
+            ),
+            ("redis+unix:///r", Settings { tls: tls(), ..Settings::default() }, "no TLS"),
+            ("redis://a/1", Settings { db: Some(2), ..Settings::default() }, "two databases"),
+        ] {
+            let (scheme, rest) = url.split_once(':').unwrap();
+            let parsed = Address::parse(scheme, rest, |text| Ok(text.to_owned()), None, settings);
+            let error = parsed.unwrap_err();
+            assert!(error.message().contains(part), "{url}: {error}");
         }
     }
 

@@ -38,7 +38,7 @@ struct Inner {
     /// Claims that were asked for, and may be asked for still.
     in_doubt: BTreeMap<ClaimId, Doubt>,
     /// Claims that are being ended, and how often.
-    ending: BTreeMap<ClaimId, usize>,
+    ending: BTreeMap<ClaimId, Ending>,
     news: Vec<News>,
     watchers: Vec<Watcher>,
 }
@@ -60,6 +60,20 @@ struct Doubt {
     end: Arc<Event>,
 }
 
+/// The requests that end a claim.
+#[derive(Debug, Default)]
+struct Ending {
+    under_way: usize,
+    /// When the last one failed, or one that was sent twice was answered: it may be carried out for a while.
+    failed_at: Option<Moment>,
+}
+
+impl Ending {
+    fn may_come(&self, now: Moment) -> bool {
+        self.under_way > 0 || self.failed_at.is_some_and(|failed| now.since(failed) < LATE)
+    }
+}
+
 #[derive(Debug)]
 struct Held {
     name: Name,
@@ -75,7 +89,11 @@ struct Watcher {
     /// What the names begin with.
     prefix: String,
     hint: mpsc::Sender<Result<()>>,
+    due: Due,
 }
+
+/// When somebody may be gone of those that were seen at the last look: nobody tells of that.
+pub(super) type Due = Arc<Mutex<Option<Moment>>>;
 
 /// One who waits to be told of a claim.
 #[derive(Debug)]
@@ -193,19 +211,23 @@ impl Hub {
 
     /// The claim is held no longer, and is to be ended: that waits for what is under way, and what is asked for it meanwhile would be
     /// ended, too.
-    pub(super) fn ends(&self, id: ClaimId) {
+    pub(super) fn ends(&self, id: ClaimId, now: Moment) {
         let mut inner = self.inner();
         inner.held.remove(&id);
-        *inner.ending.entry(id).or_default() += 1;
+        inner.ending.retain(|_, ending| ending.may_come(now));
+        inner.ending.entry(id).or_default().under_way += 1;
     }
 
-    /// `so`: it is ended, and what comes late is kept out from now on; otherwise it could not be.
-    pub(super) fn has_ended(&self, id: ClaimId, so: bool) {
+    /// `so`: it is ended, and what comes late is kept out from now on; otherwise it could not be. `once`: that was asked for no more than
+    /// once, and answered, so that it does not end later what is granted to the same claim again.
+    pub(super) fn has_ended(&self, id: ClaimId, so: bool, once: bool, now: Moment) {
         let mut inner = self.inner();
-        if let Entry::Occupied(mut times) = inner.ending.entry(id) {
-            *times.get_mut() -= 1;
-            if *times.get() == 0 {
-                times.remove();
+        if let Entry::Occupied(mut ending) = inner.ending.entry(id) {
+            let Ending { under_way, failed_at } = ending.get_mut();
+            *under_way -= 1;
+            *failed_at = if once { *failed_at } else { Some(now) };
+            if *under_way == 0 && failed_at.is_none() {
+                ending.remove();
             }
         }
         if so && inner.in_doubt.get(&id).is_some_and(|doubt| doubt.under_way == 0) {
@@ -213,8 +235,9 @@ impl Hub {
         }
     }
 
-    pub(super) fn is_ending(&self, id: ClaimId) -> bool {
-        self.inner().ending.contains_key(&id)
+    /// Whether what is granted to the claim now may be ended by what was asked before.
+    pub(super) fn is_ending(&self, id: ClaimId, now: Moment) -> bool {
+        self.inner().ending.get(&id).is_some_and(|ending| ending.may_come(now))
     }
 
     /// The claim holds, and somebody waits for it or nobody does; unless it was lost before its grant came to who asked with this bell.
@@ -271,13 +294,20 @@ impl Hub {
         }
     }
 
-    /// Hints of what changes below the prefix.
-    pub(super) fn watch(&self, prefix: &str) -> mpsc::Receiver<Result<()>> {
-        let (hint, hints) = mpsc::channel(0);
+    /// Hints of what changes below the prefix, and when another look is due besides.
+    pub(super) fn watch(&self, prefix: &str) -> (mpsc::Receiver<Result<()>>, Due) {
+        let ((hint, hints), due) = (mpsc::channel(0), Due::default());
         let mut inner = self.inner();
         inner.forget_watchers();
-        inner.watchers.push(Watcher { prefix: prefix.to_owned(), hint });
-        hints
+        inner.watchers.push(Watcher { prefix: prefix.to_owned(), hint, due: due.clone() });
+        (hints, due)
+    }
+
+    /// All locks below the prefix were looked at.
+    pub(super) fn looked(&self, prefix: &str, due: Option<Moment>) {
+        for watcher in self.inner().watchers.iter().filter(|watcher| watcher.prefix == prefix) {
+            *watcher.due.lock().unwrap_or_else(PoisonError::into_inner) = due;
+        }
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -428,16 +458,33 @@ mod tests {
     /// Two rounds of a claim may each give back what they had.
     #[test]
     fn a_claim_is_being_ended_until_the_last_end() {
-        let hub = Hub::default();
-        let ending = |change: fn(&Hub, ClaimId)| {
-            change(&hub, id());
-            hub.is_ending(id())
-        };
-        assert!(!hub.is_ending(id()));
-        let has_ended = |hub: &Hub, id| hub.has_ended(id, true);
-        let changes = [Hub::ends, Hub::ends, has_ended, has_ended, has_ended];
-        assert_eq!(changes.map(ending), [true, true, true, false, false]);
+        let (hub, now) = (Hub::default(), Moment { boot: Duration::ZERO, wall: Duration::ZERO });
+        assert!(!hub.is_ending(id(), now));
+        let ends = || hub.ends(id(), now);
+        let has_ended = || hub.has_ended(id(), true, true, now);
+        let changes: [&dyn Fn(); 5] = [&ends, &ends, &has_ended, &has_ended, &has_ended];
+        let ending = changes.map(|change| {
+            change();
+            hub.is_ending(id(), now)
+        });
+        assert_eq!(ending, [true, true, true, false, false]);
         assert!(hub.inner().ending.is_empty());
+    }
+
+    /// A release without an answer, or that was sent twice, may be carried out after the next grant.
+    #[test]
+    fn what_may_end_it_late_does_so_for_a_while() {
+        for so in [false, true] {
+            let (hub, now) = (Hub::default(), Moment { boot: Duration::ZERO, wall: Duration::ZERO });
+            hub.ends(id(), now);
+            hub.ends(id(), now);
+            hub.has_ended(id(), so, false, now);
+            hub.has_ended(id(), true, true, now);
+            let later = now.plus(LATE);
+            assert!(hub.is_ending(id(), now.plus(LATE / 2)) && !hub.is_ending(id(), later));
+            hub.ends(ClaimId::from_u128(8), later);
+            assert!(!hub.inner().ending.contains_key(&id()), "it is forgotten");
+        }
     }
 
     /// A claim, and what it was granted.
@@ -484,7 +531,7 @@ mod tests {
     #[test]
     fn who_watches_no_more_is_forgotten() {
         let hub = Hub::default();
-        let kept = hub.watch("");
+        let (kept, _) = hub.watch("");
         for _ in 0..3 {
             drop(hub.watch("a"));
         }

@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, try_join_all},
+};
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind as Kind, FromRedisValue,
     IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, RedisResult,
@@ -26,7 +29,7 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::{
-    address::{Address, Place, SENTINEL_PORT, split},
+    address::{Address, Place, split},
     connection::{CONNECT_WITHIN, Connection, at_once, config},
     hub::{Hub, Rope},
     keys::Keys,
@@ -128,7 +131,7 @@ impl Link {
         self.address.url()
     }
 
-    fn is_cluster(&self) -> bool {
+    pub(super) fn is_cluster(&self) -> bool {
         matches!(self.address.place, Place::Cluster(_))
     }
 
@@ -216,22 +219,22 @@ impl Link {
         Ok((answer, failed_at.is_none() && !self.is_cluster()))
     }
 
-    /// How many replicas have what was written of a claim, or `wanted` as soon as there are so many. Redis counts for who has
-    /// written: so the claim is renewed first; a server that knows nothing of it, for it has been a replica itself, has none.
+    /// Renews claims; what is said of those of each lock, and how many replicas have that, or `wanted` as soon as there are so many.
+    /// Redis counts for who has written: so nothing is asked for without a renewal.
     pub(super) fn replicated(
         self: &Arc<Self>,
-        renewal: Call,
+        renewals: Vec<Call>,
         wanted: u32,
-    ) -> BoxFuture<'static, Result<u32>> {
+    ) -> BoxFuture<'static, Result<(Vec<Vec<Reply>>, u32)>> {
         let within = u64::try_from(REPLICATED_WITHIN.as_millis()).unwrap_or(u64::MAX);
+        let renewals = Arc::new(renewals);
         self.ask(move |connection: Connection| {
-            let renewal = renewal.clone();
+            let renewals = renewals.clone();
             async move {
-                let renewed: Vec<Reply> = connection.clone().run(&renewal).await?;
-                if !matches!(renewed[..], [Reply::Granted(_)]) {
-                    return Ok(0);
-                }
-                connection.at(None, redis::cmd("WAIT").arg(wanted).arg(within).to_owned()).await
+                let renewed = renewals.iter().map(|renewal| connection.clone().run(renewal));
+                let renewed = try_join_all(renewed).await?;
+                let wait = redis::cmd("WAIT").arg(wanted).arg(within).to_owned();
+                Ok((renewed, connection.at(None, wait).await?))
             }
         })
     }
@@ -503,39 +506,6 @@ impl Link {
             };
             match within(&self.rt, Some(CONNECT_WITHIN), pin!(ask)).await {
                 Some(Ok(_)) => return Ok(()),
-                Some(Err(error)) => last = Some(Trouble::from(error)),
-                None => last = Some(Trouble::silent()),
-            }
-        }
-        Err(last.unwrap_or_else(Trouble::silent))
-    }
-
-    /// Asks the sentinels in turn who the master is.
-    async fn master(&self, sentinels: &[String], name: &str) -> Result<String, Trouble> {
-        let mut last = None;
-        for sentinel in sentinels {
-            let (host, port) = split(sentinel)?;
-            let ask = async {
-                // They have users and passwords of their own, or none.
-                let client = Client::open(ConnectionAddr::Tcp(host, port).into_connection_info()?)?;
-                let mut sentinel = client.get_multiplexed_async_connection_with_config(&config()).await?;
-                let mut ask = redis::cmd("SENTINEL");
-                ask.arg("get-master-addr-by-name").arg(name);
-                ask.query_async::<Option<(String, u16)>>(&mut sentinel).await
-            };
-            match within(&self.rt, Some(CONNECT_WITHIN), pin!(ask)).await {
-                Some(Ok(Some((host, port)))) if host.contains(':') => return Ok(format!("[{host}]:{port}")),
-                Some(Ok(Some((host, port)))) => return Ok(format!("{host}:{port}")),
-                Some(Ok(None)) => {
-                    let message =
-                        format!("the sentinels know no master \"{name}\": look at their `sentinel monitor`");
-                    return Err(Trouble::unavailable(message));
-                }
-                Some(Err(error)) if error.detail().is_some_and(|said| said.contains("unknown command")) => {
-                    let message =
-                        format!("{sentinel} is no Sentinel: theirs is port {SENTINEL_PORT} unless told");
-                    return Err(Trouble::new(ErrorKind::InvalidInput, message));
-                }
                 Some(Err(error)) => last = Some(Trouble::from(error)),
                 None => last = Some(Trouble::silent()),
             }

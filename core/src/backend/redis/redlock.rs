@@ -126,8 +126,8 @@ impl Redlock {
         let answers = self
             .each(
                 ask.ttl,
-                |link| match link.hub.is_ending(claim.id) {
-                    // What an earlier round had there is not given back yet, and what this one got would be, too.
+                |link| match link.hub.is_ending(claim.id, self.rt.now()) {
+                    // What an earlier round had there is not certainly given back yet, and what this one got would be, too.
                     true => future::ready(Err(silent(link))).boxed(),
                     false => {
                         link.run_for::<Reply>(claim.id, Asking::new(link, &once).call(&ACQUIRE, link.look()))

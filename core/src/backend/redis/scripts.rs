@@ -1,9 +1,9 @@
-//! The scripts that do the work in Redis; each is loaded there when it is found missing.
+//! The scripts that do the work in Redis; each is sent there when it is found missing.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, OnceLock};
 
 use redis::{
-    Cmd, ErrorKind as Kind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs,
+    Arg, Cmd, ErrorKind as Kind, FromRedisValue, RedisResult, Script, ServerErrorKind, ToRedisArgs,
     aio::ConnectionLike,
 };
 
@@ -13,19 +13,29 @@ const USUAL_BYTES: usize = 512;
 
 macro_rules! script {
     ($flags:literal, $($file:literal),*) => {
-        LazyLock::new(|| {
-            Script::new(concat!(
+        Code {
+            text: concat!(
                 "#!lua",
                 $flags,
                 "\n",
                 include_str!("scripts/head.lua"),
                 $(include_str!(concat!("scripts/", $file))),*
-            ))
-        })
+            ),
+            hash: OnceLock::new(),
+        }
     };
 }
 
-pub(super) type Code = LazyLock<Script>;
+pub(super) struct Code {
+    text: &'static str,
+    hash: OnceLock<String>,
+}
+
+impl Code {
+    fn hash(&self) -> &str {
+        self.hash.get_or_init(|| Script::new(self.text).get_hash().to_owned())
+    }
+}
 
 // Where memory has run out, nothing new is begun, but what there is goes on and ends.
 pub(super) static ACQUIRE: Code = script!("", "acquire_free.lua", "record.lua", "acquire.lua");
@@ -48,7 +58,7 @@ pub(super) struct Call {
 impl Call {
     pub(super) fn new(code: &'static Code, keys: &[String], args: impl ToRedisArgs) -> Self {
         let mut cmd = Cmd::with_capacity(USUAL_ARGS, USUAL_BYTES);
-        cmd.arg("EVALSHA").arg(code.get_hash()).arg(keys.len()).arg(keys).arg(args);
+        cmd.arg("EVALSHA").arg(code.hash()).arg(keys.len()).arg(keys).arg(args);
         Self { code, cmd: Arc::new(cmd) }
     }
 
@@ -57,11 +67,22 @@ impl Call {
         connection: &mut impl ConnectionLike,
     ) -> RedisResult<T> {
         match self.cmd.query_async(connection).await {
+            // Only the server that has the lock needs it; what loads it in a cluster wants all of them to be there.
             Err(error) if error.kind() == Kind::Server(ServerErrorKind::NoScript) => {
-                self.code.load_async(connection).await?;
-                self.cmd.query_async(connection).await
+                self.with_code().query_async(connection).await
             }
             answer => answer,
         }
+    }
+
+    fn with_code(&self) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(self.code.text);
+        for arg in self.cmd.args_iter().skip(2) {
+            if let Arg::Simple(arg) = arg {
+                cmd.arg(arg);
+            }
+        }
+        cmd
     }
 }

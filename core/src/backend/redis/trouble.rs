@@ -59,13 +59,12 @@ impl From<RedisError> for Trouble {
                 ..unavailable("this Redis is a replica, or has become one: go to its master")
             },
             (Kind::Server(Server::BusyLoading), _) => unavailable("Redis is starting"),
-            (
-                Kind::Server(
-                    Server::ClusterDown | Server::MasterDown | Server::TryAgain | Server::Moved | Server::Ask,
-                )
-                | Kind::ClusterConnectionNotFound,
-                _,
-            ) => unavailable("a part of the cluster has no master just now"),
+            (Kind::Server(Server::TryAgain | Server::Moved | Server::Ask), _) => {
+                unavailable("the lock is just being moved to another server of the cluster")
+            }
+            (Kind::Server(Server::ClusterDown | Server::MasterDown) | Kind::ClusterConnectionNotFound, _) => {
+                unavailable("a part of the cluster has no master just now")
+            }
             (Kind::RESP3NotSupported, _) => {
                 Self::new(ErrorKind::Unsupported, "this Redis is too old: take 7.0 or later")
             }

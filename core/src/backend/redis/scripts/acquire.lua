@@ -83,7 +83,9 @@ local place = redis.call('ZRANK', KEYS[2], party.id) + 1 + (lock.upgrading and 1
 local look = look_in(place)
 waits.inbox, waits.keep = party.inbox, party.keep
 waits.look, waits.looked = ARGV[11], now
-waits.alive = now + math.max(math.min(waits.ttl, STAYS), look + SLACK, waits.keep)
+-- It is kept from when whoever asked stopped to ask, which may be just before the next look.
+local kept = waits.keep > 0 and look + waits.keep or 0
+waits.alive = now + math.max(math.min(waits.ttl, STAYS), look + SLACK, kept)
 redis.call('HSET', KEYS[3], party.id, cjson.encode(waits))
 for _, key in ipairs({ KEYS[2], KEYS[3] }) do
     live(key, waits.alive - now)
