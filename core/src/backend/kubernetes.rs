@@ -40,7 +40,7 @@ use async_trait::async_trait;
 use event_listener::Event;
 use futures_util::{
     StreamExt, TryFutureExt,
-    future::{BoxFuture, join_all},
+    future::{self, BoxFuture, join_all},
     stream::{self, BoxStream},
 };
 
@@ -332,23 +332,31 @@ impl Backend for KubernetesBackend {
     async fn changes(&self, _prefix: &str) -> Result<BoxStream<'static, Result<()>>> {
         self.space.hub.watch().await.map_err(|error| self.here(error))?;
         let (space, url) = (self.space.clone(), self.url());
-        let begin = space.hub.known().changes();
-        let hints = stream::unfold((space, begin, false), move |(space, seen, ended)| {
+        let begin = (space.hub.known().changes(), space.link.rt.monotonic());
+        let hints = stream::unfold((space, begin, false), move |(space, (seen, told), ended)| {
             let url = url.clone();
             async move {
                 if ended {
                     return None;
                 }
                 loop {
-                    let changed = space.hub.known().changed.listen();
+                    let known = space.hub.known();
+                    let changed = known.changed.listen();
                     if let Err(error) = space.hub.watch().await {
-                        return Some((Err(error.with_backend(url)), (space, seen, true)));
+                        return Some((Err(error.with_backend(url)), (space, (seen, told), true)));
                     }
-                    let now = space.hub.known().changes();
-                    if now != seen {
-                        return Some((Ok(()), (space, now, false)));
+                    let (changes, now) = (known.changes(), space.link.rt.monotonic());
+                    // Nobody says of a holder that it is gone.
+                    let gone = known.next_end(told);
+                    if changes != seen || gone.is_some_and(|gone| gone <= now) {
+                        return Some((Ok(()), (space, (changes, now), false)));
                     }
-                    changed.await;
+                    match gone {
+                        Some(gone) => {
+                            drop(future::select(changed, space.link.rt.sleep(gone.since(now))).await)
+                        }
+                        None => changed.await,
+                    }
                 }
             }
         });

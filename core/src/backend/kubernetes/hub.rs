@@ -102,6 +102,11 @@ impl Known {
         sight.map_or_else(Vec::new, |sight| sight.dead(now, doc, 0, ClaimId::from_u128(0)).holders)
     }
 
+    /// The first instant after this one at which a holder of any lock is to be taken for dead.
+    pub(super) fn next_end(&self, after: Millis) -> Option<Millis> {
+        self.state().locks.values().filter_map(|(seen, sight)| sight.next_end(&seen.doc, after)).min()
+    }
+
     /// Those who wait for a lock and have come so short a time ago that they live.
     pub(super) fn came_lately(&self, object: &str, now: Millis) -> BTreeSet<ClaimId> {
         let state = self.state();

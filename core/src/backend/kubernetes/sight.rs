@@ -53,6 +53,11 @@ impl Sight {
         Some(since.plus(allowed(entry)))
     }
 
+    /// The first instant after this one at which a holder is to be taken for dead, if nothing is heard of it.
+    pub(super) fn next_end(&self, doc: &Doc, after: Millis) -> Option<Millis> {
+        doc.holders.iter().filter_map(|entry| self.ends(entry)).filter(|ends| *ends > after).min()
+    }
+
     /// When the first one sees a death, and for how long it has looked by then.
     fn first(&self, doc: &Doc, not: ClaimId) -> Option<(Millis, Duration)> {
         let others = doc.holders.iter().filter(|entry| entry.id != not);
