@@ -91,6 +91,16 @@ def until(condition):
         time.sleep(0.005)
 
 
+def longer_until(heard):
+    """Timeouts of waits in vain, each longer than the last, until one has heard for whom, however slow the machine."""
+    timeout = 0.5
+    while True:
+        yield timeout
+        if heard() or timeout > PATIENCE:
+            return
+        timeout *= 2
+
+
 def waiters(locker, name):
     return sum(len(status.waiters) for status in locker.list() if status.name == name)
 

@@ -199,7 +199,7 @@ async function crowd(t, server) {
   const other = await visit(t, server);
   for (const name of NAMES) await other.hold(name, { ttl: 60_000 });
   const page = await visit(t, server);
-  const token = await page.hold("few-connections", { ttl: 1_000 });
+  const token = await page.hold("few-connections", { ttl: 3_000 });
   for (const name of NAMES) await page.standInLine(name);
   return { other, page, token };
 }

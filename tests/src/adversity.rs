@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use windlass::{Error, ErrorKind, Guard, Locker, LostReason};
 
 use crate::{
-    place::{acquire, block_on, waits},
+    place::{PATIENCE, acquire, block_on, waits},
     processes::{Program, until},
     proxy::{Faults, Proxy},
 };
@@ -130,7 +130,7 @@ fn cut_off(net: &Net, faults: Faults, at_most: Duration) {
     assert!(!guard.is_held(), "{faults:?}");
     let (reason, told) = lost.join().unwrap();
     assert_eq!(reason, LostReason::Unreachable, "{faults:?}");
-    assert!(told <= granted + Duration::from_millis(100), "told late: {faults:?}");
+    assert!(told <= granted + SLACK, "told late: {faults:?}");
     let took = granted - cut;
     assert!(took < at_most, "taken over after {took:?}: {faults:?}");
     assert!(next.fencing_token() > guard.fencing_token());
@@ -145,13 +145,15 @@ fn cut_off(net: &Net, faults: Faults, at_most: Duration) {
 
 /// A network that is dead for less than the TTL costs nobody a lock.
 pub fn short_outages_are_survived(net: &Net) {
-    let guard = acquire(&net.locker, "lock");
-    for _ in 0..5 {
+    // A machine that is busy makes them longer.
+    let lock = net.locker.lock("lock").ttl(3 * TTL).timeout(PATIENCE);
+    let guard = block_on(lock).unwrap();
+    for _ in 0..4 {
         net.proxy.set(Faults::BOTH);
-        thread::sleep(TTL / 4);
+        thread::sleep(TTL / 2);
         net.proxy.set(Faults::NONE);
         net.proxy.reset();
-        thread::sleep(TTL / 2);
+        thread::sleep(TTL);
         guard.check().unwrap();
     }
     block_on(guard.release()).unwrap();

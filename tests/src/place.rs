@@ -22,7 +22,8 @@ use futures_util::{
     future::{AbortHandle, Abortable, BoxFuture, Either, LocalBoxFuture, select},
 };
 use windlass::{
-    Backend, ClaimId, ConnectOptions, Guard, Lock, Locker, Mode, Owner, Result, Status, Waiting,
+    Backend, ClaimId, ConnectOptions, Error, ErrorKind, Guard, Lock, Locker, Mode, Owner, Result, Status,
+    Waiting,
     ask::{Ask, Claim, Entry, Grant},
     open_backend,
     rt::{Native, Runtime},
@@ -309,6 +310,19 @@ pub fn block_on<F: IntoFuture>(future: F) -> F::Output {
 /// Takes a lock that must be had, sooner or later.
 pub fn acquire(locker: &Locker, name: &str) -> Guard {
     block_on(locker.lock(name).timeout(PATIENCE)).unwrap()
+}
+
+/// The error of waiting in vain for so long that one hears who holds the lock: how long that takes depends on the machine.
+pub async fn in_vain(mut lock: impl FnMut() -> Lock) -> Error {
+    let mut timeout = Duration::from_secs(1);
+    loop {
+        let error = lock().timeout(timeout).await.unwrap_err();
+        let has_heard = error.waiting().is_some_and(|waiting| !waiting.holders.is_empty());
+        if has_heard || error.kind() != ErrorKind::Timeout || timeout > PATIENCE / 4 {
+            return error;
+        }
+        timeout *= 2;
+    }
 }
 
 /// Asks for a lock on a thread of its own, and returns once it stands in line.

@@ -15,8 +15,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::Builder,
-    sync::{Notify, watch},
+    sync::{Notify, futures::Notified, watch},
 };
+
+use crate::processes::until;
 
 /// What the network does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +78,9 @@ struct Shared {
     /// Connections with a smaller number are held up.
     held_up: watch::Sender<usize>,
     opened: AtomicUsize,
+    ended: AtomicUsize,
+    /// How many there had been when connections were reset.
+    were_reset: AtomicUsize,
     /// What was sent to the server, a connection at a time.
     requests: Mutex<Vec<Vec<u8>>>,
     record: AtomicBool,
@@ -116,6 +121,8 @@ impl Proxy {
             reset: Notify::new(),
             held_up: watch::Sender::new(0),
             opened: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            were_reset: AtomicUsize::new(0),
             requests: Mutex::default(),
             record: AtomicBool::new(false),
             random: AtomicU64::new(1),
@@ -141,6 +148,7 @@ impl Proxy {
 
     /// Breaks all connections.
     pub fn reset(&self) {
+        self.shared.were_reset.store(self.shared.opened.load(Ordering::SeqCst), Ordering::SeqCst);
         self.shared.reset.notify_waiters();
     }
 
@@ -159,8 +167,10 @@ impl Proxy {
         self.shared.record.store(true, Ordering::SeqCst);
     }
 
-    /// Sends it all to the server once more, and waits for the answers.
+    /// Sends it all to the server once more, and waits for the answers. What went over a connection is recorded when that ends.
     pub fn repeat(&self) {
+        let were_reset = self.shared.were_reset.load(Ordering::SeqCst);
+        until("the ends of connections", || self.shared.ended.load(Ordering::SeqCst) >= were_reset);
         let requests = std::mem::take(&mut *self.shared.requests.lock().unwrap());
         assert!(!requests.is_empty(), "nothing was recorded");
         let first = self.shared.servers.lock().unwrap()[0];
@@ -176,8 +186,15 @@ impl Proxy {
 }
 
 impl Shared {
-    async fn carry(self: Arc<Self>, mut client: TcpStream) {
+    async fn carry(self: Arc<Self>, client: TcpStream) {
+        // It is of those that a reset breaks from now on.
+        let reset = self.reset.notified();
         let number = self.opened.fetch_add(1, Ordering::SeqCst);
+        self.carry_until(reset, number, client).await;
+        self.ended.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn carry_until(&self, reset: Notified<'_>, number: usize, mut client: TcpStream) {
         let Some(mut server) = self.connect().await else { return };
         let (mut cut_request, mut cut_answer) = {
             let mut faults = self.faults.lock().unwrap();
@@ -185,7 +202,6 @@ impl Shared {
         };
         let (mut up, mut down) = ([0; 4096], [0; 4096]);
         let mut sent = Vec::new();
-        let reset = self.reset.notified();
         tokio::pin!(reset);
         loop {
             let (from_client, read) = tokio::select! {

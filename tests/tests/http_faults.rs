@@ -13,6 +13,7 @@ use std::{
 use windlass::{ConnectOptions, DEFAULT_TTL, ErrorKind, Lock, Locker, LostReason, rt::Native};
 use windlass_server::{Server, ServerOptions, Store, Tls};
 use windlass_tests::{
+    adversity::SLACK,
     certificates::Authority,
     few::{CONNECTIONS, client},
     place::{Folder, PATIENCE, block_on},
@@ -176,7 +177,7 @@ fn cut_off_holders_know_first(net: fn() -> Net) {
         let granted = Instant::now();
         let (reason, told) = lost.join().unwrap();
         assert_eq!(reason, LostReason::Unreachable, "{faults:?}");
-        assert!(told <= granted + Duration::from_millis(500), "told late: {faults:?}");
+        assert!(told <= granted + SLACK, "told late: {faults:?}");
         assert!(next.fencing_token() > guard.fencing_token());
         // Back on the network it can ask again.
         net.proxy.set(Faults::default());
@@ -189,13 +190,14 @@ fn cut_off_holders_know_first(net: fn() -> Net) {
 /// A network that is dead for less than the TTL costs nobody a lock.
 fn short_outages_are_survived(net: fn() -> Net) {
     let net = net();
-    let guard = block_on(net.lock()).unwrap();
-    for _ in 0..5 {
+    // A machine that is busy makes them longer.
+    let guard = block_on(net.lock().ttl(3 * TTL)).unwrap();
+    for _ in 0..4 {
         net.proxy.set(Faults { swallow_answers: true, ..Faults::default() });
-        thread::sleep(TTL / 4);
+        thread::sleep(TTL / 2);
         net.proxy.set(Faults::default());
         net.proxy.reset();
-        thread::sleep(TTL / 2);
+        thread::sleep(TTL);
         guard.check().unwrap();
     }
     block_on(guard.release()).unwrap();
@@ -213,10 +215,6 @@ fn repeated_requests_do_nothing(net: fn() -> Net) {
     until("nobody", || block_on(net.other.list("")).unwrap().is_empty());
     let next = block_on(net.other.lock("lock")).unwrap();
     net.proxy.reset();
-    until("the record", || {
-        thread::sleep(Duration::from_millis(50));
-        true
-    });
     net.proxy.repeat();
     next.check().unwrap();
     let status = &block_on(net.other.list("")).unwrap()[0];

@@ -24,7 +24,10 @@ use windlass_tests::{
     server_process::{ServerProcess, spawn},
 };
 
-const TTL: Duration = Duration::from_secs(2);
+/// After a kill it is waited for. A holder that lives has half of it, at the least, to find the next server.
+const TTL: Duration = Duration::from_secs(4);
+/// Where nobody waits for its end.
+const LONG: Duration = Duration::from_secs(10);
 
 /// A server's process of these tests.
 fn server() -> ServerProcess {
@@ -32,7 +35,11 @@ fn server() -> ServerProcess {
 }
 
 fn locker(server: &ServerProcess) -> Locker {
-    block_on(ConnectOptions::new().ttl(TTL).connect(&server.url("team"))).unwrap()
+    locker_with(server, TTL)
+}
+
+fn locker_with(server: &ServerProcess, ttl: Duration) -> Locker {
+    block_on(ConnectOptions::new().ttl(ttl).connect(&server.url("team"))).unwrap()
 }
 
 /// What the clients find out about one lock.
@@ -123,8 +130,8 @@ impl Drop for EndWith<'_> {
 #[test]
 fn killed_200_times_under_load() {
     thread::scope(|scope| {
-        for seed in 1..=10 {
-            scope.spawn(move || killed_under_load(seed, 20));
+        for seed in 1..=20 {
+            scope.spawn(move || killed_under_load(seed, 10));
         }
     });
 }
@@ -132,12 +139,12 @@ fn killed_200_times_under_load() {
 #[test]
 fn after_a_clean_stop_holders_waiters_and_tokens_are_there_again() {
     let mut server = server();
-    let holder = locker(&server);
+    let holder = locker_with(&server, LONG);
     let guard = block_on(holder.lock("lock")).unwrap();
     let order = Arc::new(Mutex::new(Vec::new()));
     let waiters: Vec<_> = (0..5)
         .map(|n| {
-            let (locker, order) = (locker(&server), order.clone());
+            let (locker, order) = (locker_with(&server, LONG), order.clone());
             let waiting = thread::spawn(move || {
                 let guard = block_on(locker.lock("lock")).unwrap();
                 order.lock().unwrap().push((n, guard.fencing_token()));
@@ -203,8 +210,10 @@ fn after_a_kill_nothing_is_upgraded_until_the_longest_ttl_is_over() {
     // By then this one is known again.
     let looks = locker(&server);
     until("the lock", || block_on(looks.list("lock")).is_ok_and(|all| !all.is_empty()));
-    let error = block_on(guard.upgrade(Duration::from_millis(100))).unwrap_err();
-    assert_eq!(error.kind(), windlass::ErrorKind::Unavailable, "{error}");
+    let error = block_on(guard.upgrade(Duration::from_millis(500))).unwrap_err();
+    // The latter where the answer, that it cannot be now, takes longer.
+    let kinds = [windlass::ErrorKind::Unavailable, windlass::ErrorKind::Timeout];
+    assert!(kinds.contains(&error.kind()), "{error}");
     guard.check().unwrap();
     block_on(guard.upgrade(PATIENCE)).unwrap();
     assert!(Instant::now() > reads_until, "a writer beside a reader");
@@ -253,7 +262,7 @@ fn a_new_server_on_the_same_socket_closes_the_door_to_nobody() {
     };
     let connect = || {
         let url = format!("http://{address}/team");
-        block_on(ConnectOptions::new().ttl(TTL).connect(&url)).unwrap()
+        block_on(ConnectOptions::new().ttl(LONG).connect(&url)).unwrap()
     };
     let mut server = start();
     let guard = block_on(connect().lock("held")).unwrap();

@@ -113,7 +113,7 @@ fn dies_of_the_signal_so_that_scripts_end_too() {
 fn a_place_that_is_not_there_is_told_while_waiting_and_is_no_lock_that_is_taken() {
     let place = Place::new();
     let nowhere = ["--url", "http://127.0.0.1:1/x"];
-    let vain = output(&mut place.windlass(["run", nowhere[0], nowhere[1], "-w", "0.2", "a", "true"]));
+    let vain = output(&mut place.windlass(["run", nowhere[0], nowhere[1], "-w", "3", "a", "true"]));
     assert_eq!(vain.status.code(), Some(69), "{}", stderr(&vain));
     assert!(stderr(&vain).contains("cannot connect"), "{}", stderr(&vain));
     let mut waiter = place.start_run("a", &nowhere, "true");

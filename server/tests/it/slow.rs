@@ -12,6 +12,8 @@ use windlass_server::{Deadlines, ServerOptions};
 use crate::kit::{SOON, acquire, id, is_well, request, serve};
 
 const SHORT: Duration = Duration::from_millis(300);
+/// For those who do as they should, too: more than they need, however busy the machine.
+const ENOUGH: Duration = Duration::from_secs(3);
 
 /// One step may take so long, all others a minute.
 fn only(change: impl FnOnce(&mut Deadlines)) -> ServerOptions {
@@ -83,14 +85,14 @@ async fn idleness() {
 /// A browser's connections and a pool's are idle for long, and are not in a head meanwhile.
 #[tokio::test]
 async fn an_idle_connection_is_kept() {
-    let address = serve(only(|deadlines| (deadlines.first_byte, deadlines.head) = (SHORT, SHORT))).await;
+    let address = serve(only(|deadlines| (deadlines.first_byte, deadlines.head) = (ENOUGH, ENOUGH))).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     for _ in 0..2 {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut answer = [0; 12];
         timeout(SOON, stream.read_exact(&mut answer)).await.unwrap().unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200");
-        sleep(SHORT * 3).await;
+        sleep(ENOUGH + SHORT).await;
         let mut rest = [0; 4096];
         let _ = stream.try_read(&mut rest);
     }
@@ -100,7 +102,7 @@ async fn an_idle_connection_is_kept() {
 #[tokio::test]
 async fn a_waiter_is_not_late() {
     let options = only(|deadlines| {
-        *deadlines = Deadlines { first_byte: SHORT, head: SHORT, body: SHORT, ..*deadlines }
+        *deadlines = Deadlines { first_byte: ENOUGH, head: ENOUGH, body: ENOUGH, ..*deadlines }
     });
     let address = serve(options).await;
     let (holder, waiter) = (id(), id());
@@ -109,7 +111,7 @@ async fn a_waiter_is_not_late() {
     let body = format!(r#"{{"name":"n","claim":"{waiter}","wait_ms":60000}}"#);
     let waiting =
         tokio::spawn(async move { crate::kit::ask(address, "POST", "/v1/a/acquire", &[], &body).await });
-    sleep(SHORT * 4).await;
+    sleep(ENOUGH + SHORT).await;
     let body = format!(r#"{{"claims":[{{"name":"n","claim":"{holder}"}}]}}"#);
     crate::kit::ask(address, "POST", "/v1/a/release", &[], &body).await;
     let granted = timeout(SOON, waiting).await.unwrap().unwrap();
@@ -139,8 +141,7 @@ async fn an_answer_that_nobody_reads() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_who_are_silent_disturb_nobody() {
-    let address =
-        serve(only(|deadlines| (deadlines.first_byte, deadlines.head) = (SHORT * 5, SHORT * 5))).await;
+    let address = serve(only(|deadlines| (deadlines.first_byte, deadlines.head) = (ENOUGH, ENOUGH))).await;
     let mut silent = Vec::new();
     for number in 0..500 {
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -186,7 +186,7 @@ async fn a_new_certificate_is_taken_up() {
 #[tokio::test]
 async fn a_handshake_that_is_not_finished() {
     let authority = Authority::new();
-    let deadlines = Deadlines { handshake: Duration::from_millis(300), ..Deadlines::default() };
+    let deadlines = Deadlines { handshake: Duration::from_secs(3), ..Deadlines::default() };
     let address =
         serve(ServerOptions { tls: authority.tls(false), deadlines, ..ServerOptions::default() }).await;
     let mut stream = TcpStream::connect(address).await.unwrap();

@@ -9,7 +9,7 @@ use windlass::{Backend, Error, ErrorKind, Guard, Lock, Locker, MAX_TTL, Mode, Ti
 
 use crate::place::{InLine, PATIENCE, Place, ask_as};
 
-/// Long enough to be placed in the queue, on a busy machine too.
+/// Long enough to be placed in the queue, unless the machine is very busy.
 const A_WHILE: Duration = Duration::from_millis(1500);
 /// Longer than a place stays that is not to be kept, in milliseconds: in Redis they stay the longest.
 const AWAY: u64 = 8500;
@@ -23,7 +23,7 @@ pub async fn a_kept_place_waits_for_its_ticket(place: &dyn Place) {
     let next = lock.stand_behind().await;
     place.pause(AWAY).await;
     // Another program comes back for it, in vain, and then a third one.
-    let error = lock.ask_by(&ticket).timeout(A_WHILE).keep_place(KEEP).await.unwrap_err();
+    let error = lock.times_out(lock.ask_by(&ticket).keep_place(KEEP)).await;
     let (ticket, at) = kept(&error);
     assert_eq!(at, Some(1), "{error}");
     place.pause(AWAY).await;
@@ -50,13 +50,13 @@ pub async fn a_turn_waits_for_its_ticket(place: &dyn Place) {
 /// It is the next one's when its TTL is over, and whoever comes then has no place any more.
 pub async fn a_turn_that_nobody_takes_is_the_next_ones(place: &dyn Place) {
     let Some(lock) = Contended::at(place).await else { return };
-    let keeps = lock.other.lock("lock").timeout(A_WHILE).ttl(Duration::from_secs(1)).keep_place(KEEP);
-    let (ticket, _) = kept(&keeps.await.unwrap_err());
+    let keeps = lock.other.lock("lock").ttl(Duration::from_secs(1)).keep_place(KEEP);
+    let (ticket, _) = kept(&lock.times_out(keeps).await);
     let next = lock.stand_behind().await;
     lock.held.release_shared().await.unwrap();
     let asked = next.ask.clone();
     next.granted(place).await;
-    let error = lock.ask_by(&ticket).timeout(A_WHILE).await.unwrap_err();
+    let error = lock.times_out(lock.ask_by(&ticket)).await;
     assert_eq!(error.waiting().unwrap().holders[0].owner.owner, "next", "{error}");
     place.give_back(&*lock.looks, &[&asked]).await;
 }
@@ -67,7 +67,7 @@ pub async fn a_place_that_is_gone_is_another(place: &dyn Place) {
     let ticket = lock.keep(Duration::from_millis(1)).await;
     let next = lock.stand_behind().await;
     place.until_shows(&*lock.looks, "lock", "holder / next").await;
-    let error = lock.ask_by(&ticket).timeout(A_WHILE).keep_place(KEEP).await.unwrap_err();
+    let error = lock.times_out(lock.ask_by(&ticket).keep_place(KEEP)).await;
     let (another, at) = kept(&error);
     assert_eq!(at, Some(2), "{error}");
     lock.other.release(&read(&another)).await.unwrap();
@@ -164,8 +164,19 @@ impl<'a> Contended<'a> {
     /// The ticket of a place in the queue that is kept from now on.
     async fn keep(&self, keep: Duration) -> String {
         let locker = self.place.locker();
-        let keeps = locker.lock("lock").owner("keeper").timeout(A_WHILE).keep_place(keep);
-        kept(&self.place.soon("a timeout", keeps.into_future()).await.unwrap_err()).0
+        kept(&self.times_out(locker.lock("lock").owner("keeper").keep_place(keep)).await).0
+    }
+
+    /// Waits in vain, until it has heard of it; once more at the place that it keeps, if any.
+    async fn times_out(&self, lock: Lock) -> Error {
+        let mut lock = lock.timeout(A_WHILE);
+        loop {
+            let error = self.place.soon("a timeout", lock.clone().into_future()).await.unwrap_err();
+            if error.kind() != ErrorKind::Timeout || error.waiting().is_some() {
+                return error;
+            }
+            lock = lock.ticket(error.ticket().cloned());
+        }
     }
 
     fn ask_by(&self, ticket: &str) -> Lock {

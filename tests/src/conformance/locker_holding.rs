@@ -187,9 +187,9 @@ pub async fn a_wrong_ticket_is_refused(place: &dyn Place) {
 
 pub async fn a_claim_lives_longer_than_its_ttl(place: &dyn Place) {
     let (one, two) = (place.locker(), place.locker());
-    let guard = one.lock("lock").ttl(Duration::from_secs(1)).await.unwrap();
+    let guard = one.lock("lock").ttl(Duration::from_secs(3)).await.unwrap();
     let waiter = task(&*place.runtime(), two.lock("lock").into_future());
-    place.pause(2500).await;
+    place.pause(4500).await;
     assert!(guard.is_held());
     guard.check().unwrap();
     guard.release().await.unwrap();

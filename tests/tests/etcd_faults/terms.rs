@@ -72,7 +72,7 @@ impl Unrenewed {
 #[test]
 fn a_downgrade_is_a_renewal() {
     unrenewed(|one| {
-        one.until(TTL * 3 / 4);
+        one.until(TTL / 2);
         let grant = block_on(one.backend.change(&one.claim, Mode::Shared)).unwrap();
         one.lives_for(&grant);
     });
@@ -82,7 +82,7 @@ fn a_downgrade_is_a_renewal() {
 fn so_is_one_that_was_done_already() {
     unrenewed(|one| {
         block_on(one.backend.change(&one.claim, Mode::Shared)).unwrap();
-        one.until(TTL * 3 / 4);
+        one.until(TTL / 2);
         let grant = block_on(one.backend.change(&one.claim, Mode::Shared)).unwrap();
         one.lives_for(&grant);
     });

@@ -49,7 +49,7 @@ fn killed_and_stopped() {
         assert!(!second.is_finished());
         // Its etcd hangs: what cannot be done is said, and done later.
         cluster.etcd(Signal::STOP);
-        let error = block_on(ours.lock("other").timeout(2 * TTL)).unwrap_err();
+        let error = block_on(ours.lock("other").timeout(3 * TTL)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         first.check().unwrap();
         cluster.etcd(Signal::CONT);

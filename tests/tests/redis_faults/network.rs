@@ -234,7 +234,7 @@ fn requests_that_are_repeated_later_take_nothing() {
     drop(ours);
     net.proxy.reset();
     let next = acquire(&net.other, "lock");
-    until_recorded(&net.proxy);
+    net.proxy.repeat();
     next.check().unwrap();
     thread::sleep(TTL);
     next.check().unwrap();
@@ -255,7 +255,7 @@ fn a_release_by_force_that_is_repeated_later_frees_nobody_else() {
     drop(ours);
     net.proxy.reset();
     let next = acquire(&net.other, "lock");
-    until_recorded(&net.proxy);
+    net.proxy.repeat();
     thread::sleep(TTL);
     next.check().unwrap();
     let status = block_on(net.other.list("lock")).unwrap();
@@ -263,12 +263,6 @@ fn a_release_by_force_that_is_repeated_later_frees_nobody_else() {
     assert!(!guard.is_held());
     block_on(next.release()).unwrap();
     net.nothing_is_left();
-}
-
-/// What went over connections that have ended is recorded once they have.
-fn until_recorded(proxy: &Proxy) {
-    thread::sleep(Duration::from_millis(200));
-    proxy.repeat();
 }
 
 /// Connections break at random under load.

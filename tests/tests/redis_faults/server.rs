@@ -86,7 +86,8 @@ fn away_for_a_while() {
 #[test]
 fn killed_without_its_data() {
     let mut redis = fresh();
-    let (ours, other) = (locker(&redis.url(0)), locker(&redis.url(0)));
+    let long = 5 * TTL;
+    let (ours, other) = (locker_with(&redis.url(0), long), locker(&redis.url(0)));
     let guard = acquire(&ours, "lock");
     let token = guard.fencing_token();
     redis.kill();
@@ -97,7 +98,7 @@ fn killed_without_its_data() {
     assert_eq!(block_on(guard.lost()), LostReason::ForceReleased);
     let told = again.elapsed();
     eprintln!("told {told:?} after it was there again");
-    assert!(told < TTL, "after {told:?}");
+    assert!(told < long, "after {told:?}");
     next.check().unwrap();
     let error = block_on(guard.release()).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Lost(_)), "{error}");
@@ -156,13 +157,11 @@ fn a_server_that_hangs() {
 
     redis.stop();
     let stopped = Instant::now();
+    thread::sleep(TTL);
+    assert!(!guard.is_held(), "so long after the last time that it can have been renewed");
     assert_eq!(block_on(guard.lost()), LostReason::Unreachable);
     let told = stopped.elapsed();
-    assert!(
-        told < TTL + Duration::from_millis(100),
-        "told {told:?} after the last time that it can have been renewed"
-    );
-    assert!(!guard.is_held());
+    assert!(told < TTL + SLACK, "told after {told:?}");
     let start = Instant::now();
     let error = block_on(ours.lock("lock").timeout(TTL)).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout), "{error}");
@@ -226,13 +225,14 @@ fn a_slow_server() {
 fn all_connections_are_killed() {
     let redis = fresh();
     let crowd = Crowd::start(|| locker(&redis.url(0)));
-    let (ours, other) = (locker(&redis.url(0)), locker(&redis.url(0)));
+    let [ours, other] = [(); 2].map(|()| locker_with(&redis.url(0), 3 * TTL));
     for _ in 0..3 {
         let guard = acquire(&ours, "lock");
         thread::scope(|scope| {
             let first = waits(scope, other.lock("lock"));
             let second = waits(scope, ours.lock("lock"));
-            for _ in 0..20 {
+            // For longer than it takes until a renewal.
+            for _ in 0..50 {
                 redis.kill_connections();
                 thread::sleep(Duration::from_millis(50));
             }

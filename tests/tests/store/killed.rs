@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use windlass::Guard;
-use windlass_tests::place::block_on;
+use windlass::{Guard, Locker};
+use windlass_tests::place::{PATIENCE, block_on};
 
 use crate::{Servers, TTL, acquire, locker, locker_of, until, waiters};
 
@@ -43,9 +43,12 @@ fn nobody_loses_a_lock_or_its_place(store: &'static str) {
     let watcher = locker(&servers.url_of_other());
     // Some come back to the one that was killed, when it is there again.
     let keeping: Vec<_> = [&both, &both, &both, &at_one].map(|url| locker(url)).into();
+    // It takes a while to start a server.
+    let hold =
+        |locker: &Locker, name: &str| block_on(locker.lock(name).ttl(5 * TTL).timeout(PATIENCE)).unwrap();
     let held: Vec<_> =
-        (0_usize..).zip(&keeping).map(|(n, locker)| acquire(locker, &format!("held {n}"))).collect();
-    let first = acquire(&keeping[0], "line");
+        (0_usize..).zip(&keeping).map(|(n, locker)| hold(locker, &format!("held {n}"))).collect();
+    let first = hold(&keeping[0], "line");
     let (order, over, oracle) = (Mutex::new(Vec::new()), AtomicBool::new(false), Arc::<Oracle>::default());
     let expected: Vec<_> = (1..=6).map(|n| format!("waiter {n}")).collect();
     thread::scope(|scope| {

@@ -11,6 +11,7 @@ use std::{
 
 use windlass::{ErrorKind, Guard, LostReason};
 use windlass_tests::{
+    adversity::SLACK,
     beliefs::{Belief, no_overlap},
     place::block_on,
 };
@@ -32,7 +33,7 @@ fn who_is_cut_off_knows_first(store: &'static str) {
         assert!(!guard.is_held());
         let (reason, told) = lost.join().unwrap();
         assert_eq!(reason, LostReason::Unreachable);
-        assert!(told <= granted + Duration::from_millis(100), "told late");
+        assert!(told <= granted + SLACK, "told late");
         assert!(next.fencing_token() > guard.fencing_token());
         // The server that goes on has nothing more to say about it.
         servers.one.go_on();
