@@ -39,7 +39,7 @@ use std::{
 use async_trait::async_trait;
 use event_listener::Event;
 use futures_util::{
-    StreamExt, TryFutureExt,
+    FutureExt, StreamExt, TryFutureExt,
     future::{self, BoxFuture, join_all},
     stream::{self, BoxStream},
 };
@@ -351,12 +351,11 @@ impl Backend for KubernetesBackend {
                     if changes != seen || gone.is_some_and(|gone| gone <= now) {
                         return Some((Ok(()), (space, (changes, now), false)));
                     }
-                    match gone {
-                        Some(gone) => {
-                            drop(future::select(changed, space.link.rt.sleep(gone.since(now))).await)
-                        }
-                        None => changed.await,
-                    }
+                    let pause = match gone {
+                        Some(gone) => space.link.rt.sleep(gone.since(now)),
+                        None => future::pending().boxed(),
+                    };
+                    future::select(changed, pause).await;
                 }
             }
         });
