@@ -18,8 +18,9 @@ use super::{
     SLACK, TTL, acquire, block_on, fresh, locker, locker_with, nothing_is_left, nothing_is_left_in, waits,
 };
 
-/// How long a replica is on its way that answers slowly: nobody says that it does not answer.
-const SLOW: Duration = Duration::from_millis(300);
+/// How long the answers of a slow replica are on their way: those of two dozen, one after another, take longer than a renewal may;
+/// and each less by far than it is waited for.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// A primary and its replica behind one address.
 struct Pair {
