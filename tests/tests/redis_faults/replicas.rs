@@ -133,7 +133,7 @@ fn grants_that_replicas_have() {
 fn grants_after_a_moment_that_replicas_have() {
     let pair = Pair::new();
     let url = format!("{}?min_replicas=1", pair.url());
-    let (ours, other, third) = (locker_with(&url, 5 * TTL), locker(&pair.url()), locker(&url));
+    let (ours, other, third) = (locker_with(&url, 5 * TTL), locker(&pair.url()), locker_with(&url, 5 * TTL));
     for ours in [&ours, &third] {
         block_on(acquire(ours, "before").release()).unwrap();
     }
@@ -177,6 +177,7 @@ fn who_waits_for_replicas_keeps_the_lock() {
 /// Cuts the replica off and asks; once the primary has the grant, something happens, by which it counts in the end.
 fn acquire_where_no_replica_has_it(pair: &Pair, ours: &Locker, happens: impl FnOnce()) -> Guard {
     block_on(acquire(ours, "before").release()).unwrap();
+    pair.primary.until_followed_by(&pair.replica);
     pair.link.hold_up();
     thread::scope(|scope| {
         let asks = scope.spawn(|| acquire(ours, "lock"));
