@@ -9,7 +9,7 @@ import sys
 import threading
 import uuid
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from conftest import PATIENCE, in_thread, innermost, longer_until, until, waiters
@@ -512,8 +512,14 @@ def test_nothing_is_left_of_a_thousand_timeouts(locker):
         before = resources()
         for _ in range(1000):
             assert not lock.acquire(timeout=0.0001)
-        # Over a network they are given back in the background.
-        until(lambda: waiters(locker, "a") == 0)
+
+        # Over a network they are given back in the background, and where the machine is busy a look among them has no
+        # answer in time.
+        def nobody_waits():
+            with suppress(windlass.Unavailable):
+                return waiters(locker, "a") == 0
+
+        until(nobody_waits)
         after = resources()
     assert after[0] <= before[0] + 2
     assert after[1] <= before[1] + 2
