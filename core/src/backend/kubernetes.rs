@@ -39,8 +39,8 @@ use std::{
 use async_trait::async_trait;
 use event_listener::Event;
 use futures_util::{
-    FutureExt, StreamExt, TryFutureExt,
-    future::{self, BoxFuture, join_all},
+    StreamExt, TryFutureExt,
+    future::{BoxFuture, join_all},
     stream::{self, BoxStream},
 };
 
@@ -351,11 +351,7 @@ impl Backend for KubernetesBackend {
                     if changes != seen || gone.is_some_and(|gone| gone <= now) {
                         return Some((Ok(()), (space, (changes, now), false)));
                     }
-                    let pause = match gone {
-                        Some(gone) => space.link.rt.sleep(gone.since(now)),
-                        None => future::pending().boxed(),
-                    };
-                    future::select(changed, pause).await;
+                    within(&space.link.rt, gone.map(|gone| gone.since(now)), changed).await;
                 }
             }
         });

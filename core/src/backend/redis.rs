@@ -253,16 +253,14 @@ impl RedisBackend {
         &self,
         names: &BTreeMap<&Name, Vec<ClaimId>>,
     ) -> (Vec<Result<Vec<Reply>>>, Option<Error>) {
-        let limit = |ids: &mut dyn Iterator<Item = &ClaimId>| {
-            each_within(ids.filter_map(|id| self.link.hub.ttl(*id)))
-        };
+        let limit = |ids: &[ClaimId]| each_within(ids.iter().filter_map(|id| self.link.hub.ttl(*id)));
         let silent = || Trouble::silent().error;
         if let Some(replicas) = &self.replicas
             && let Some(link) = &replicas.renewals
         {
             let renewals = names.iter().map(|(name, ids)| self.renewal(name, ids)).collect();
             let answer = link.replicated(renewals, replicas.wanted);
-            let limit = limit(&mut names.values().flatten());
+            let limit = names.values().filter_map(|ids| limit(ids)).min();
             let answer = within(&link.rt, limit, answer).await.unwrap_or_else(|| Err(silent()));
             return match answer {
                 Ok((renewed, have)) => (renewed.into_iter().map(Ok).collect(), replicas.too_few(have)),
@@ -272,7 +270,7 @@ impl RedisBackend {
         let asked = names.iter().map(|(name, ids)| {
             let answer = self.link.run::<Vec<Reply>>(self.renewal(name, ids));
             // A part of a cluster that hangs must not hold up the claims of the others.
-            let limit = limit(&mut ids.iter());
+            let limit = limit(ids);
             async move { within(&self.link.rt, limit, answer).await.unwrap_or_else(|| Err(silent())) }
         });
         (join_all(asked.collect::<Vec<_>>()).await, None)
@@ -416,14 +414,8 @@ impl Backend for RedisBackend {
             let (due, rt) = (due.clone(), rt.clone());
             async move {
                 let due = due.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let pause = match due {
-                    Some(due) => rt.sleep(due.since(rt.now())),
-                    None => future::pending().boxed(),
-                };
-                let hint = match future::select(hints.next(), pause).await {
-                    Either::Left((hint, _)) => hint?,
-                    Either::Right(_) => Ok(()),
-                };
+                let pause = due.map(|due| due.since(rt.now()));
+                let hint = within(&rt, pause, hints.next()).await.unwrap_or(Some(Ok(())))?;
                 Some((hint, hints))
             }
         });
